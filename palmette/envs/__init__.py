@@ -1,0 +1,1 @@
+"""Tasks: builders of unlimited graded tasks, and verifiers that decide."""

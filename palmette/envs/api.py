@@ -1,0 +1,78 @@
+"""A task, on disk a Harbor task directory, and what a domain of tasks is.
+
+    task.toml  instruction.md  environment/{Dockerfile,files/...}  tests/test.sh  solution/solve.sh
+
+`tests/test.sh` enters the sandbox (at /tests) only after the agent has stopped, and writes one number to
+/logs/verifier/reward.txt.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+Split = Literal["train", "heldout"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A task as loaded from its directory."""
+
+    name: str  # "org/name", unique in a set
+    path: Path
+    domain: str
+    instruction: str
+    workdir: str = "/app"
+    agent_timeout_s: float = 120.0
+    verifier_timeout_s: float = 60.0
+    separate_verifier: bool = True  # grade the exported work directory in a clean sandbox
+    tier: int = 1
+    split: Split = "train"
+    skills: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One action of a reference solution: a call of a tool of the built-in scaffold, and what it answers.
+
+    Example: ``Step(tool="bash", arguments={"command": "cat a.txt"}, observation="kavo")``.
+    """
+
+    tool: str
+    arguments: dict[str, str]
+    observation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A task before it is written to disk: everything the directory will hold, and the reference steps.
+
+    The observations are predictions; `palmette tasks check` and the tests compare them with a real sandbox.
+    """
+
+    name: str
+    domain: str
+    instruction: str
+    files: dict[str, str]  # path below the work directory -> text
+    test_files: dict[str, str]  # path below /tests -> text; holds "test.sh"
+    steps: tuple[Step, ...]  # ends with the tool "submit"
+    tier: int
+    split: Split
+    skills: tuple[str, ...]
+    dockerfile: str = "FROM scratch\nWORKDIR /app\nCOPY files/ /app/\n"
+    git: bool = False  # the work directory is a git repository with its files committed
+    provenance: str = "generated"
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+class Domain(Protocol):
+    """A source of unlimited drafts of one domain."""
+
+    name: str
+    tiers: tuple[int, ...]
+
+    def draft(self, rng: random.Random, *, tier: int, split: Split, name: str) -> Draft:
+        """Return a new task; the two splits share no names of files, values or symbols."""
+        ...

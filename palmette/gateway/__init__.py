@@ -1,0 +1,1 @@
+"""The HTTP boundary between agents and engines: text outside, exact tokens inside."""

@@ -1,0 +1,1 @@
+"""Reads run directories, draws tables, plots and trajectories; imports nothing that trains."""

@@ -1,0 +1,1 @@
+"""Runs agents on tasks and scores them: concurrency, groups, and exactly one typed outcome each."""

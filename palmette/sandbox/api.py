@@ -1,0 +1,139 @@
+"""What a sandbox and a host of sandboxes are.
+
+A *host* offers many sandboxes; a *sandbox* is one isolated machine with an owner, limits and a time to live. A
+non-zero exit, a time-out and an OOM kill are data (`Result.status`); only a sandbox that cannot be started or that is
+gone raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of one sandbox; a limit of zero or less is refused at start."""
+
+    memory_mb: int = 512
+    pids: int = 64
+    disk_mb: int = 64
+    inodes: int = 16_384
+    output_bytes: int = 1 << 20  # of each of stdout and stderr, per exec; head and tail are kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What to start, e.g. ``Spec(owner="demo/rl", workdir="/app")``."""
+
+    owner: str = ""
+    workdir: str = "/app"  # created, writable, the default cwd and HOME of every exec
+    env: Mapping[str, str] = field(default_factory=dict)
+    readonly: tuple[str, ...] = ()  # host directories shown at the same path, read only (tool chains)
+    limits: Limits = field(default_factory=Limits)
+    ttl_s: float = 900.0  # the host closes the sandbox after this, whatever happens
+    gateway: tuple[str, int] | None = None  # host address served inside as `Sandbox.gateway_url`; the only network
+
+
+class Status(StrEnum):
+    """How an exec ended."""
+
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    TIMEOUT = "timeout"  # killed with all its children after `timeout_s`; the sandbox lives on
+    OOM = "oom"  # killed by the sandbox's memory limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """The outcome of one exec; `exit_code` is 128 + signal when not exited, as a shell would say."""
+
+    status: Status
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    truncated: bool  # output passed `Limits.output_bytes`; the cut is marked in the text
+    wall_s: float
+
+
+class SandboxError(Exception):
+    """Base of what can go wrong with a sandbox itself: infrastructure, never a reward."""
+
+
+class StartFailed(SandboxError):
+    """The sandbox could not be started; the text names the feature that is missing and the alternative."""
+
+
+class SandboxLost(SandboxError):
+    """The sandbox is gone (killed, expired, its host died)."""
+
+
+class PathRefused(SandboxError):
+    """A path climbs out of the sandbox, is not a regular file, or does not exist."""
+
+
+@runtime_checkable
+class Sandbox(Protocol):
+    """One isolated machine. Paths are absolute or relative to the work directory; symlinks never lead out."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def gateway_url(self) -> str | None:
+        """Address of the gateway as processes in the sandbox see it, or None without a network."""
+        ...
+
+    async def exec(
+        self,
+        command: str | Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout_s: float = 60.0,
+    ) -> Result:
+        """Run an argv, or a string through ``/bin/sh -c``. Raises `SandboxLost`."""
+        ...
+
+    async def upload(self, files_tar: bytes, path: str = ".") -> None:
+        """Unpack a tar archive below `path`, owned by the sandbox's user. Raises `PathRefused`, `SandboxLost`."""
+        ...
+
+    async def download(self, path: str = ".") -> bytes:
+        """Return the directory or file as a deterministic tar (sorted names, zeroed times and owners)."""
+        ...
+
+    async def read(self, path: str) -> bytes:
+        """Return a regular file's bytes. Raises `PathRefused`, `SandboxLost`."""
+        ...
+
+    async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """Write a file, making parent directories. Raises `PathRefused`, `SandboxLost`."""
+        ...
+
+    async def close(self) -> None:
+        """End every process and free everything. Idempotent; never raises for a sandbox already gone."""
+        ...
+
+
+@runtime_checkable
+class Host(Protocol):
+    """Offers many sandboxes on one machine (or cluster)."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def start(self, spec: Spec) -> Sandbox:
+        """Start a sandbox. Raises `StartFailed`, and `ValueError` for a spec that makes no sense."""
+        ...
+
+    def weaknesses(self) -> tuple[str, ...]:
+        """What this host does not isolate or limit, one sentence each; empty when all of `Limits` hold."""
+        ...
+
+    async def close(self) -> None:
+        """Close every sandbox and free the host. Idempotent."""
+        ...

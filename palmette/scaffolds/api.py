@@ -1,0 +1,44 @@
+"""What a scaffold is: a program that drives a model through an HTTP endpoint to solve a task in a sandbox."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from palmette.sandbox.api import Sandbox
+
+
+class Stop(StrEnum):
+    """Why a scaffold stopped driving the model."""
+
+    SUBMITTED = "submitted"
+    GAVE_UP = "gave_up"  # answered without a tool call, or exited without submitting
+    TURN_LIMIT = "turn_limit"
+    TIMEOUT = "timeout"
+    CONTEXT_EXHAUSTED = "context_exhausted"
+    ENGINE_ERROR = "engine_error"  # the endpoint answered 5xx
+    OVERLOADED = "overloaded"  # the endpoint answered 429 until patience ran out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where the model is, e.g. ``Endpoint(base_url="http://127.0.0.1:8000/s/KEY/v1", api_key="KEY", model="palmette")``.
+
+    `base_url` is as seen from where the scaffold's requests leave: the host for the built-in loop, the inside of the
+    sandbox for a CLI agent.
+    """
+
+    base_url: str
+    api_key: str
+    model: str = "palmette"
+
+
+class Scaffold(Protocol):
+    """Drives one rollout."""
+
+    name: str
+
+    async def run(self, instruction: str, sandbox: Sandbox, endpoint: Endpoint) -> Stop:
+        """Work on the task until done; raises `SandboxError` when the sandbox fails."""
+        ...

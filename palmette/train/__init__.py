@@ -1,0 +1,1 @@
+"""Turns scored trees into gradients: credit, losses, steps, and the stages of a recipe."""
