@@ -1,0 +1,241 @@
+"""A host without isolation: plain processes in a temporary directory, for tests and for machines that allow no more.
+
+Files go through the same code as in a real sandbox, so ``read("/logs/x")`` means ``<temporary directory>/logs/x``.
+Commands, however, see the machine as it is: they start in the mapped work directory and ``$PALMETTE_ROOT`` names the
+mapped root, but ``/app`` in a command is the machine's own /app. Only trusted code may run here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+
+from palmette.sandbox.api import Result, SandboxLost, Spec, Status
+from palmette.sandbox.files import Files
+from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
+
+_GRACE_S = 0.05  # how long output of children may still follow the exit of a command
+
+
+class FakeHost:
+    """Runs every "sandbox" as ordinary processes of this user in a temporary directory."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self._sandboxes: dict[str, FakeSandbox] = {}
+        self._serial = 0
+
+    async def start(self, spec: Spec) -> FakeSandbox:
+        """Start a sandbox. Raises `ValueError` for a spec that makes no sense."""
+        check_spec(spec)
+        self._serial += 1
+        sandbox = FakeSandbox(f"fake/{self._serial}", spec, self._sandboxes)
+        self._sandboxes[sandbox.id] = sandbox
+        return sandbox
+
+    def weaknesses(self) -> tuple[str, ...]:
+        """Say that nothing holds here."""
+        return (
+            "no isolation: commands see and may change everything that this user can",
+            "absolute paths in commands are the machine's own, only file operations are mapped",
+            "memory, process and disk limits do not hold",
+            "the network is open",
+            "a process that leaves its session survives close",
+        )
+
+    async def close(self) -> None:
+        """Close every sandbox. Idempotent."""
+        await asyncio.gather(*(sandbox.close() for sandbox in list(self._sandboxes.values())))
+
+
+class FakeSandbox:
+    """One temporary directory and the processes started in it."""
+
+    def __init__(self, name: str, spec: Spec, siblings: dict[str, FakeSandbox]) -> None:
+        self._id = name
+        self._spec = spec
+        self._siblings = siblings
+        self._root = tempfile.mkdtemp(prefix="palmette-fake-")
+        for directory in (spec.workdir, *DIRECTORIES):
+            os.makedirs(self._root + directory, exist_ok=True)
+        fd = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        limit_bytes = spec.limits.disk_mb << 20
+        self._files = Files(fd, workdir=spec.workdir, owner=None, limit_bytes=limit_bytes)
+        self._sessions: set[int] = set()
+        self._lost: str | None = None
+        self._expiry = asyncio.get_running_loop().call_later(spec.ttl_s, self._end, "its time to live ended")
+
+    @property
+    def id(self) -> str:
+        """Name of the sandbox, unique in its host."""
+        return self._id
+
+    @property
+    def root(self) -> str:
+        """The temporary directory that stands for ``/`` in file operations."""
+        return self._root
+
+    @property
+    def gateway_url(self) -> str | None:
+        """The gateway itself: there is no network of our own to reach it through."""
+        return "http://{}:{}".format(*self._spec.gateway) if self._spec.gateway else None
+
+    async def exec(
+        self,
+        command: str | Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout_s: float = 60.0,
+    ) -> Result:
+        """Run an argv, or a string through ``/bin/sh -c``. Raises `SandboxLost`."""
+        self._check()
+        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+        began = time.monotonic()
+        directory = self._mapped(cwd or ".")
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                cwd=directory,
+                env={**self._environment(), **(env or {})},
+                start_new_session=True,
+            )
+        except OSError as error:
+            return _not_started(argv[0], error, time.monotonic() - began)
+        self._sessions.add(process.pid)
+        limits = self._spec.limits
+        out, err = Capture(limits.output_bytes), Capture(limits.output_bytes)
+        pumps = [asyncio.ensure_future(_pump(process.stdout, out)), asyncio.ensure_future(_pump(process.stderr, err))]
+        feed = asyncio.ensure_future(_feed(process.stdin, stdin))
+        timed_out = False
+        try:
+            await asyncio.wait_for(process.wait(), timeout_s)
+        except TimeoutError:
+            timed_out = True
+        finally:
+            if process.returncode is None:
+                _kill_session(process.pid)
+            feed.cancel()
+            await asyncio.wait(pumps, timeout=_GRACE_S)
+            for pump in pumps:
+                pump.cancel()
+        code = await process.wait()
+        self._check()
+        status = Status.TIMEOUT if timed_out else Status.SIGNALLED if code < 0 else Status.EXITED
+        return Result(
+            status=status,
+            exit_code=128 - code if code < 0 else code,
+            stdout=out.value(),
+            stderr=err.value(),
+            truncated=out.cut > 0 or err.cut > 0,
+            wall_s=time.monotonic() - began,
+        )
+
+    async def upload(self, files_tar: bytes, path: str = ".") -> None:
+        """Unpack a tar archive below `path`. Raises `PathRefused`, `SandboxLost`."""
+        self._check()
+        await asyncio.to_thread(self._files.unpack, files_tar, path)
+
+    async def download(self, path: str = ".") -> bytes:
+        """Return the directory or file as a deterministic tar. Raises `PathRefused`, `SandboxLost`."""
+        self._check()
+        return await asyncio.to_thread(self._files.pack, path)
+
+    async def read(self, path: str) -> bytes:
+        """Return a regular file's bytes. Raises `PathRefused`, `SandboxLost`."""
+        self._check()
+        return self._files.read(path)
+
+    async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """Write a file, making parent directories. Raises `PathRefused`, `SandboxLost`."""
+        self._check()
+        self._files.write(path, data, mode)
+
+    async def close(self) -> None:
+        """End the sessions that were started and remove the directory. Idempotent."""
+        self._end("it was closed")
+
+    def _end(self, why: str) -> None:
+        if self._lost is not None:
+            return
+        self._lost = why
+        self._expiry.cancel()
+        self._siblings.pop(self._id, None)
+        for session in self._sessions:
+            _kill_session(session)
+        self._files.close()
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def _check(self) -> None:
+        if self._lost is not None:
+            raise SandboxLost(f"sandbox {self._id} is gone: {self._lost}")
+
+    def _mapped(self, path: str) -> str:
+        absolute = os.path.normpath(path if path.startswith("/") else f"{self._spec.workdir}/{path}")
+        return os.path.join(self._root, absolute.lstrip("/"))
+
+    def _environment(self) -> dict[str, str]:
+        home = self._mapped(".")
+        fixed = {"PATH": PATH, "HOME": home, "LANG": "C.UTF-8", "PALMETTE_ROOT": self._root}
+        return {**fixed, **self._spec.env}
+
+
+class Capture:
+    """Keeps the head and the tail of a stream within `limit_bytes` and marks what was cut between them."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._head_limit = (limit_bytes + 1) // 2
+        self._tail_limit = limit_bytes - self._head_limit
+        self._head = bytearray()
+        self._tail = bytearray()
+        self.cut = 0  # bytes
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the stream."""
+        room = self._head_limit - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:] if room < len(data) else b""
+        if (over := len(self._tail) - self._tail_limit) > 0:
+            del self._tail[:over]
+            self.cut += over
+
+    def value(self) -> bytes:
+        """Return what was kept."""
+        mark = b"\n[... %d bytes cut ...]\n" % self.cut if self.cut else b""
+        return bytes(self._head) + mark + bytes(self._tail)
+
+
+async def _pump(stream: asyncio.StreamReader | None, capture: Capture) -> None:
+    assert stream is not None
+    while data := await stream.read(1 << 16):
+        capture.feed(data)
+
+
+async def _feed(stream: asyncio.StreamWriter | None, data: bytes) -> None:
+    assert stream is not None
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        stream.write(data)
+        await stream.drain()
+    stream.close()
+
+
+def _kill_session(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _not_started(program: str, error: OSError, wall_s: float) -> Result:
+    code = 127 if isinstance(error, FileNotFoundError) else 126
+    text = f"{program}: {error.strerror}\n".encode()
+    return Result(status=Status.EXITED, exit_code=code, stdout=b"", stderr=text, truncated=False, wall_s=wall_s)

@@ -1,0 +1,23 @@
+"""What every sandbox looks like inside, whatever host it runs on."""
+
+from __future__ import annotations
+
+import os
+
+from palmette.sandbox.api import Spec
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DIRECTORIES = ("/tmp", "/var/tmp", "/tests", "/logs", "/logs/verifier", "/solution")  # writable, beside the workdir
+
+
+def check_spec(spec: Spec) -> None:
+    """Raise `ValueError` for a spec that makes no sense on any host."""
+    limits = spec.limits
+    for name in ("memory_mb", "pids", "disk_mb", "inodes", "output_bytes"):
+        if getattr(limits, name) <= 0:
+            raise ValueError(f"Limits.{name} must be positive, not {getattr(limits, name)}")
+    if spec.ttl_s <= 0:
+        raise ValueError(f"Spec.ttl_s must be positive, not {spec.ttl_s}")
+    for path in (spec.workdir, *spec.readonly):
+        if not path.startswith("/") or os.path.normpath(path) != path or path == "/" or "\0" in path:
+            raise ValueError(f"{path!r} must be an absolute, normalised path below /")
