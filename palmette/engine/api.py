@@ -64,7 +64,7 @@ class Engine(Protocol):
         ...
 
     async def complete(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
-        """Sample one completion; cancelling the task cancels the generation. Raises `ContextExhausted`, `EngineError`."""
+        """Sample one completion; cancelling the task cancels it. Raises `ContextExhausted`, `EngineError`."""
         ...
 
     async def score(self, token_ids: Sequence[int]) -> tuple[float, ...]:

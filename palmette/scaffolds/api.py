@@ -23,7 +23,7 @@ class Stop(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where the model is, e.g. ``Endpoint(base_url="http://127.0.0.1:8000/s/KEY/v1", api_key="KEY", model="palmette")``.
+    """Where the model is, e.g. ``Endpoint(base_url="http://127.0.0.1:8000/s/KEY/v1", api_key="KEY")``.
 
     `base_url` is as seen from where the scaffold's requests leave: the host for the built-in loop, the inside of the
     sandbox for a CLI agent.

@@ -1,0 +1,115 @@
+"""Grades what an agent left behind: hidden tests in a clean sandbox, once for every distinct end state.
+
+The end state is the exported work directory. Verifiers of generated tasks are deterministic, so equal end states get
+equal verdicts; in reinforcement learning most rollouts of a group end alike, and grading once saves most of its cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from palmette.envs.api import Task
+from palmette.envs.prepare import spec_for, tar_directory
+from palmette.sandbox.api import Host, PathRefused, Sandbox, SandboxError, Status
+
+_REWARD_FILE = "/logs/verifier/reward.txt"
+_CACHED_VERDICTS = 65_536
+
+
+class VerifierError(Exception):
+    """The verifier did not produce a number: an infrastructure failure, never a reward."""
+
+
+class VerifierTimeout(VerifierError):
+    """The verifier did not end within the task's `verifier_timeout_s`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A reward in [0, 1] and the tail of what the verifier printed."""
+
+    reward: float
+    detail: str
+
+
+class Grader:
+    """Grades end states with the sandboxes of one host."""
+
+    def __init__(self, host: Host, *, cache: bool = True) -> None:
+        self._host = host
+        self._verdicts: OrderedDict[str, Verdict] | None = OrderedDict() if cache else None
+        self._running: dict[str, asyncio.Future[Verdict]] = {}
+        self.graded = 0  # end states that ran a verifier
+        self.reused = 0  # end states answered from the record
+
+    async def grade(self, task: Task, sandbox: Sandbox) -> Verdict:
+        """Return the verdict on the sandbox's end state; call it only after the agent has stopped.
+
+        Raises `VerifierError`, `VerifierTimeout`, `SandboxError`.
+        """
+        if not task.separate_verifier:
+            self.graded += 1
+            return await _run_tests(task, sandbox)
+        state = await sandbox.download(task.workdir)
+        if self._verdicts is None:
+            return await self._grade_clean(task, state)
+        key = hashlib.sha256(str(task.path).encode() + b"\0" + state).hexdigest()
+        if key in self._verdicts:
+            self.reused += 1
+            self._verdicts.move_to_end(key)
+            return self._verdicts[key]
+        if key in self._running:  # the same end state is being graded at this moment
+            self.reused += 1
+            return await asyncio.shield(self._running[key])
+        return await self._grade_first(key, task, state)
+
+    async def _grade_first(self, key: str, task: Task, state: bytes) -> Verdict:
+        assert self._verdicts is not None
+        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._running[key] = future
+        try:
+            verdict = await self._grade_clean(task, state)
+        except BaseException as error:
+            failure = error if isinstance(error, Exception) else VerifierError("grading was cancelled")
+            future.set_exception(failure)
+            future.exception()  # whoever waits gets it; nobody waiting is no mistake
+            raise
+        finally:
+            del self._running[key]
+        future.set_result(verdict)
+        self._verdicts[key] = verdict
+        if len(self._verdicts) > _CACHED_VERDICTS:
+            self._verdicts.popitem(last=False)
+        return verdict
+
+    async def _grade_clean(self, task: Task, state: bytes) -> Verdict:
+        self.graded += 1
+        clean = await self._host.start(spec_for(task, owner=f"verify/{task.name}"))
+        try:
+            await clean.upload(state, task.workdir)
+            return await _run_tests(task, clean)
+        finally:
+            await clean.close()
+
+
+async def _run_tests(task: Task, sandbox: Sandbox) -> Verdict:
+    await sandbox.upload(tar_directory(task.path / "tests"), "/tests")
+    result = await sandbox.exec(["sh", "/tests/test.sh"], timeout_s=task.verifier_timeout_s)
+    detail = (result.stdout + result.stderr).decode(errors="replace").strip()[-500:]
+    if result.status is Status.TIMEOUT:
+        raise VerifierTimeout(f"{task.name}: tests/test.sh ran longer than {task.verifier_timeout_s:g} s")
+    try:
+        text = (await sandbox.read(_REWARD_FILE)).decode().strip()
+        reward = float(text)
+    except (PathRefused, UnicodeDecodeError, ValueError):
+        raise VerifierError(
+            f"{task.name}: tests/test.sh wrote no number to {_REWARD_FILE}; it said: {detail}"
+        ) from None
+    except SandboxError as error:
+        raise VerifierError(f"{task.name}: the verifier's sandbox failed: {error}") from error
+    if not 0.0 <= reward <= 1.0:  # also refuses NaN
+        raise VerifierError(f"{task.name}: the reward {text!r} is not between 0 and 1")
+    return Verdict(reward=reward, detail=detail)

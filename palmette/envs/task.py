@@ -1,0 +1,189 @@
+"""Reads and writes Harbor task directories (schema 1.4), natively.
+
+What Harbor does not know (domain, tier, split, skills, provenance) stands in `[metadata]`, so that a Harbor user's
+tasks load here and ours load there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from palmette.envs.api import Draft, Step, Task
+from palmette.errors import UserError
+
+_SCHEMA = "1.4"
+
+
+def write_task(draft: Draft, directory: Path) -> Task:
+    """Write a draft as a task directory, whole or not at all, and return it as loaded.
+
+    Raises `UserError` when the directory exists already.
+    """
+    if directory.exists():
+        raise UserError(f"{directory} exists already; remove it or choose another place for the task")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        _write_files(draft, scratch)
+        scratch.chmod(0o755)
+        os.rename(scratch, directory)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return load_task(directory)
+
+
+def load_task(directory: Path) -> Task:
+    """Load one task directory. Raises `UserError` naming the file that is missing or wrong."""
+    config = _read_toml(directory / "task.toml")
+    for needed in ("instruction.md", "tests/test.sh"):
+        if not (directory / needed).is_file():
+            raise UserError(f"{directory / needed} is missing; a task directory needs it")
+    meta, verifier = _table(config, "metadata", directory), _table(config, "verifier", directory)
+    agent, environment = _table(config, "agent", directory), _table(config, "environment", directory)
+    return Task(
+        name=str(_table(config, "task", directory).get("name", directory.name)),
+        path=directory,
+        domain=str(meta.get("domain", "imported")),
+        instruction=(directory / "instruction.md").read_text(encoding="utf-8").strip(),
+        workdir=str(environment.get("workdir", "/app")),
+        agent_timeout_s=float(agent.get("timeout_sec", 120.0)),
+        verifier_timeout_s=float(verifier.get("timeout_sec", 60.0)),
+        separate_verifier=verifier.get("environment_mode", "shared") == "separate",
+        tier=int(meta.get("tier", 1)),
+        split="heldout" if meta.get("split") == "heldout" else "train",
+        skills=tuple(meta.get("skills", ())),
+    )
+
+
+def load_tasks(directory: Path) -> list[Task]:
+    """Load every task directory below `directory`, in name order. Raises `UserError` when there is none."""
+    if not directory.is_dir():
+        raise UserError(f"{directory} is not a directory of tasks; build one with 'palmette tasks build'")
+    tasks = [load_task(path.parent) for path in sorted(directory.rglob("task.toml"))]
+    if not tasks:
+        raise UserError(f"{directory} holds no task.toml; build tasks with 'palmette tasks build'")
+    return tasks
+
+
+def load_steps(task: Task) -> tuple[Step, ...]:
+    """Return the reference steps of a task. Raises `UserError` when it has none (an imported task)."""
+    path = task.path / "solution" / "steps.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; only tasks with reference steps can be demonstrated")
+    return tuple(Step(**step) for step in json.loads(path.read_text(encoding="utf-8")))
+
+
+def _write_files(draft: Draft, root: Path) -> None:
+    (root / "environment" / "files").mkdir(parents=True)
+    (root / "task.toml").write_text(_task_toml(draft), encoding="utf-8")
+    (root / "instruction.md").write_text(draft.instruction + "\n", encoding="utf-8")
+    (root / "environment" / "Dockerfile").write_text(draft.dockerfile, encoding="utf-8")
+    _write_tree(root / "environment" / "files", draft.files)
+    _write_tree(root / "tests", draft.test_files)
+    steps = [{"tool": s.tool, "arguments": s.arguments, "observation": s.observation} for s in draft.steps]
+    _write_tree(root / "solution", {"steps.json": json.dumps(steps, indent=1) + "\n", "solve.sh": _solve_script(draft)})
+    if draft.git:
+        _commit(root / "environment" / "files")
+
+
+def _write_tree(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def _solve_script(draft: Draft) -> str:
+    """Return the reference steps as a shell script; an edit is a literal replacement of one occurrence by Python."""
+    lines = ["#!/bin/sh", "set -e", "cd /app"]
+    for step in draft.steps:
+        if step.tool == "bash":
+            lines.append(step.arguments["command"])
+        elif step.tool == "edit":
+            lines.append("python3 -I -S -c " + " ".join(shlex.quote(a) for a in (_EDIT, *_edit_arguments(step))))
+    return "\n".join(lines) + "\n"
+
+
+_EDIT = (
+    "import sys; p, old, new = sys.argv[1:]; t = open(p).read(); assert t.count(old) == 1; "
+    "open(p, 'w').write(t.replace(old, new))"
+)
+
+
+def _edit_arguments(step: Step) -> tuple[str, str, str]:
+    return step.arguments["path"], step.arguments["old"], step.arguments["new"]
+
+
+def _commit(directory: Path) -> None:
+    """Make the directory a git repository with one commit of everything, the same bytes on every machine."""
+    env = {
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_CONFIG_SYSTEM": "/dev/null",
+        **{f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in _IDENTITY.items()},
+    }
+    script = "git init -q -b main --template= . && git add -A && git commit -q -m 'Initial import'"
+    done = subprocess.run(["sh", "-c", script], cwd=directory, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(
+            f"git could not commit the files of {directory}: {done.stderr.strip()[:200]}; is git installed?"
+        )
+
+
+_IDENTITY = {"NAME": "Palmette", "EMAIL": "tasks@palmette.invalid", "DATE": "2026-01-01T00:00:00+0000"}
+
+
+def _task_toml(draft: Draft) -> str:
+    skills = ", ".join(json.dumps(skill) for skill in draft.skills)
+    extra = "".join(f"{key} = {json.dumps(value)}\n" for key, value in draft.metadata.items())
+    return f"""\
+schema_version = "{_SCHEMA}"
+
+[task]
+name = {json.dumps(draft.name)}
+version = "1.0"
+
+[metadata]
+domain = {json.dumps(draft.domain)}
+tier = {draft.tier}
+split = {json.dumps(draft.split)}
+skills = [{skills}]
+provenance = {json.dumps(draft.provenance)}
+license = "Apache-2.0"
+{extra}
+[agent]
+timeout_sec = 120.0
+
+[verifier]
+timeout_sec = 60.0
+environment_mode = "separate"
+
+[environment]
+network_mode = "no-network"
+workdir = "/app"
+"""
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; a task directory needs it") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+
+
+def _table(config: dict[str, Any], name: str, directory: Path) -> dict[str, Any]:
+    table = config.get(name, {})
+    if not isinstance(table, dict):
+        raise UserError(f"{directory / 'task.toml'}: [{name}] must be a table")
+    return table

@@ -1,0 +1,1 @@
+"""The embedded base model: its corpus, tokenizer and training, from nothing."""
