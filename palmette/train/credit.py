@@ -1,0 +1,89 @@
+"""Credit: from the rewards of a group of rollouts to the advantage of each, in plain numpy.
+
+Only rollouts whose outcome counts in the baseline and whose reward is a number take part; all others get advantage 0
+and are not trained on, so infrastructure failures change no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from palmette.rollout.outcomes import RULES, Outcome
+
+if TYPE_CHECKING:
+    from palmette.trajectory.tree import Tree
+
+Baseline = Literal["std", "mean", "leave_one_out", "none"]
+
+
+class Scored(Protocol):
+    """What credit assignment needs to know of a rollout (`palmette.rollout.run.Rollout` is one)."""
+
+    @property
+    def group(self) -> int: ...
+
+    @property
+    def outcome(self) -> Outcome: ...
+
+    @property
+    def reward(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credit:
+    """Advantages of some rollouts; `trainable_R` marks those whose tokens may be trained on at all."""
+
+    advantage_R: np.ndarray  # float64, one a rollout, 0 where nothing can be said
+    trainable_R: np.ndarray  # bool
+    silent_share: float  # share of groups without any signal (all rewards equal, or fewer than two to compare)
+
+
+def group_credit(rollouts: Sequence[Scored], baseline: Baseline) -> Credit:
+    """Return the outcome advantage of every rollout relative to its own group."""
+    advantage_R = np.zeros(len(rollouts))
+    trusted_R = np.array([_trusted(r) for r in rollouts], bool)
+    trainable_R = trusted_R & np.array([RULES[r.outcome].trainable for r in rollouts], bool)
+    groups: dict[int, list[int]] = {}
+    for index, rollout in enumerate(rollouts):
+        groups.setdefault(rollout.group, []).append(index)
+    silent = 0
+    for members in groups.values():
+        kept = [i for i in members if trusted_R[i]]
+        advantage_R[kept] = advantages(np.array([rollouts[i].reward for i in kept], float), baseline)
+        silent += not advantage_R[kept].any()
+    return Credit(
+        advantage_R=advantage_R, trainable_R=trainable_R, silent_share=silent / len(groups) if groups else 0.0
+    )
+
+
+def advantages(reward_G: np.ndarray, baseline: Baseline) -> np.ndarray:
+    """Return the advantages _G of the trusted rewards of one group.
+
+    "std": (R - mean) / std (GRPO, arXiv 2402.03300); "mean": R - mean (Dr. GRPO, arXiv 2503.20783);
+    "leave_one_out": R - mean of the others (RLOO, arXiv 2402.14740); "none": R itself. But for "none", a group of one
+    and a group of equal rewards say nothing: all zero.
+    """
+    if baseline == "none":
+        return reward_G.copy()
+    if len(reward_G) < 2 or np.ptp(reward_G) == 0:
+        return np.zeros(len(reward_G))
+    centred_G = reward_G - reward_G.mean()
+    if baseline == "std":
+        return centred_G / reward_G.std()
+    if baseline == "leave_one_out":
+        return centred_G * (len(reward_G) / (len(reward_G) - 1))
+    return centred_G
+
+
+def write_advantage(tree: Tree, advantage: float) -> None:
+    """Write a rollout's advantage on every sampled token of its tree, 0 on what was given."""
+    for node in tree.nodes():
+        tree.write("advantage", node, np.where(tree.sampled(node), np.float32(advantage), np.float32(0)))
+
+
+def _trusted(rollout: Scored) -> bool:
+    return RULES[rollout.outcome].counts_in_baseline and rollout.reward is not None

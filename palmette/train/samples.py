@@ -1,0 +1,175 @@
+"""Samples: what one sequence of tokens says to the optimiser, and the padded batches made of them.
+
+Every array of a sample is aligned to its tokens: entry t describes token t itself. Which logit predicts which token
+is not known here; that shift lives in `palmette.train.forward` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from palmette.trajectory.tree import Tree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One sequence to train on: a branch of a trajectory tree, or a demonstration.
+
+    Only tokens with `sampled_T` carry loss. `turns` are the (start, end) spans of the sampled turns; they cover
+    exactly the sampled tokens. `logprob_T` is what the engine recorded (the behaviour policy), `old_logprob_T` the
+    denominator of the ratio; both in nats at temperature 1 and 0 where a token was given. Raises `ValueError` when
+    the arrays do not agree.
+    """
+
+    token_ids_T: np.ndarray
+    sampled_T: np.ndarray
+    turns: tuple[tuple[int, int], ...]
+    logprob_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    old_logprob_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    advantage_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    teacher_logprob_T: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Fill absent arrays with zeros and check that all of them describe the same tokens."""
+        length = len(self.token_ids_T)
+        for name in ("logprob_T", "old_logprob_T", "advantage_T"):
+            if len(getattr(self, name)) == 0:
+                object.__setattr__(self, name, np.zeros(length, np.float32))
+        for name in ("sampled_T", "logprob_T", "old_logprob_T", "advantage_T", "teacher_logprob_T"):
+            array = getattr(self, name)
+            if array is not None and len(array) != length:
+                raise ValueError(f"{name} has {len(array)} entries for {length} tokens")
+        covered_T = np.zeros(length, bool)
+        for start, end in self.turns:
+            covered_T[start:end] = True
+        if not np.array_equal(covered_T, np.asarray(self.sampled_T, bool)):
+            raise ValueError("the turns must cover exactly the sampled tokens")
+        if length and self.sampled_T[0]:
+            raise ValueError("the first token of a sequence cannot be sampled: nothing predicts it")
+
+    @property
+    def num_sampled(self) -> int:
+        """Number of tokens that carry loss."""
+        return int(self.sampled_T.sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Units of a whole optimiser step; losses are divided by these, so micro-batches change nothing."""
+
+    tokens: int  # sampled tokens
+    turns: int
+    samples: int
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample]) -> Totals:
+        """Count the units of `samples`."""
+        kept = list(samples)
+        return cls(tokens=sum(s.num_sampled for s in kept), turns=sum(len(s.turns) for s in kept), samples=len(kept))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Right-padded tensors of some samples, all on one device.
+
+    `turn_BT` numbers the turns of each row from 0 and is -1 on tokens that were given or are padding.
+    """
+
+    token_ids_BT: Tensor  # int64, 0 where padded
+    sampled_BT: Tensor  # bool, False where padded
+    turn_BT: Tensor  # int64
+    logprob_BT: Tensor
+    old_logprob_BT: Tensor
+    advantage_BT: Tensor
+    teacher_logprob_BT: Tensor  # 0 where there is no teacher
+
+
+def from_demonstration(token_ids: Sequence[int], sampled: Sequence[bool]) -> Sample:
+    """Make a sample of a demonstration; every maximal run of sampled tokens is one turn."""
+    sampled_T = np.asarray(sampled, bool)
+    return Sample(token_ids_T=np.asarray(token_ids, np.int32), sampled_T=sampled_T, turns=_runs(sampled_T))
+
+
+def from_tree(tree: Tree) -> list[Sample]:
+    """Make one sample of each branch that holds a sampled token.
+
+    The arrays `advantage` and `teacher_logprob` are taken over where credit assignment wrote them. A shared prefix
+    appears in each of its branches, so its tokens weigh as often as branches pass through them (DESIGN 5).
+    """
+    found: list[Sample] = []
+    for branch in tree.branches():
+        if not branch.sampled.any():
+            continue
+        arrays = {"advantage_T": "advantage", "teacher_logprob_T": "teacher_logprob"}
+        written = {key: branch.array(name) for key, name in arrays.items() if name in tree.names}
+        found.append(
+            Sample(
+                token_ids_T=branch.token_ids,
+                sampled_T=branch.sampled,
+                turns=branch.turns,
+                logprob_T=branch.logprob,
+                old_logprob_T=branch.logprob,
+                **written,
+            )
+        )
+    return found
+
+
+def batches(samples: Sequence[Sample], token_budget: int) -> list[list[int]]:
+    """Split `samples` into lists of indices whose padded size (rows x longest) is at most `token_budget`.
+
+    Samples are sorted by length so that little is padded; one that is longer than the budget is alone. Raises
+    `ValueError` for a budget below one.
+    """
+    if token_budget < 1:
+        raise ValueError("token_budget must be at least 1")
+    order = sorted(range(len(samples)), key=lambda i: (len(samples[i].token_ids_T), i))
+    out: list[list[int]] = []
+    for index in order:
+        longest = len(samples[index].token_ids_T)
+        if out and (len(out[-1]) + 1) * longest <= token_budget:
+            out[-1].append(index)
+        else:
+            out.append([index])
+    return out
+
+
+def collate(samples: Sequence[Sample], device: torch.device | str = "cpu") -> Batch:
+    """Pad samples on the right to the longest of them. Raises `ValueError` for no samples."""
+    if not samples:
+        raise ValueError("a batch needs at least one sample")
+    longest = max(len(s.token_ids_T) for s in samples)
+
+    def padded(name: str, dtype: type, fill: float = 0) -> Tensor:
+        rows = np.full((len(samples), longest), fill, dtype)
+        for row, sample in zip(rows, samples, strict=True):
+            values = getattr(sample, name)
+            if values is not None:
+                row[: len(values)] = values
+        return torch.from_numpy(rows).to(device)
+
+    turn_BT = np.full((len(samples), longest), -1, np.int64)
+    for row, sample in zip(turn_BT, samples, strict=True):
+        for number, (start, end) in enumerate(sample.turns):
+            row[start:end] = number
+    return Batch(
+        token_ids_BT=padded("token_ids_T", np.int64),
+        sampled_BT=padded("sampled_T", np.bool_),
+        turn_BT=torch.from_numpy(turn_BT).to(device),
+        logprob_BT=padded("logprob_T", np.float32),
+        old_logprob_BT=padded("old_logprob_T", np.float32),
+        advantage_BT=padded("advantage_T", np.float32),
+        teacher_logprob_BT=padded("teacher_logprob_T", np.float32),
+    )
+
+
+def _runs(mask_T: np.ndarray) -> tuple[tuple[int, int], ...]:
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], mask_T.astype(np.int8), [0]))))
+    return tuple((int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True))

@@ -1,0 +1,120 @@
+"""Credit: numbers by hand, and infrastructure failures that change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palmette.rollout.outcomes import RULES, Outcome
+from palmette.train.credit import advantages, group_credit
+from palmette.train.losses import Clip, Terms, policy_gradient
+from palmette.train.samples import Batch, Sample, Totals
+from palmette.train.step import gradients
+
+Make = Callable[..., Any]
+INFRASTRUCTURE = [o for o in Outcome if not RULES[o].counts_in_baseline]
+AGENT = [o for o in Outcome if RULES[o].counts_in_baseline]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    group: int
+    outcome: Outcome
+    reward: float | None
+
+
+def test_advantages_by_hand() -> None:
+    reward_G = np.array([1.0, 0.0, 0.0, 1.0, 1.0])
+    assert advantages(reward_G, "mean") == pytest.approx([0.4, -0.6, -0.6, 0.4, 0.4])
+    assert advantages(reward_G, "std") == pytest.approx(np.array([0.4, -0.6, -0.6, 0.4, 0.4]) / np.sqrt(0.24))
+    assert advantages(reward_G, "leave_one_out") == pytest.approx([0.5, -0.75, -0.75, 0.5, 0.5])
+    assert advantages(reward_G, "none") == pytest.approx(reward_G)
+    for baseline in ("std", "mean", "leave_one_out"):
+        assert not advantages(np.array([1.0]), baseline).any()
+        assert not advantages(np.array([0.3, 0.3, 0.3]), baseline).any()
+
+
+def test_only_rollouts_with_a_trusted_reward_count() -> None:
+    attempts = [
+        Attempt(0, Outcome.OK, 1.0),
+        Attempt(0, Outcome.TURN_LIMIT, 0.0),
+        Attempt(0, Outcome.ENGINE_ERROR, None),
+        Attempt(0, Outcome.VERIFIER_ERROR, 1.0),  # a number that may not be trusted
+        Attempt(1, Outcome.OK, 1.0),
+        Attempt(1, Outcome.SANDBOX_LOST, None),
+    ]
+    credit = group_credit(attempts, "mean")
+    assert credit.advantage_R.tolist() == [0.5, -0.5, 0, 0, 0, 0]
+    assert credit.trainable_R.tolist() == [True, True, False, False, True, False]
+    assert credit.silent_share == 0.5
+
+
+attempt = st.builds(
+    Attempt, group=st.integers(0, 2), outcome=st.sampled_from(AGENT), reward=st.sampled_from([0.0, 0.5, 1.0])
+)
+failure = st.builds(
+    Attempt, group=st.integers(0, 2), outcome=st.sampled_from(INFRASTRUCTURE), reward=st.sampled_from([None, 0.0, 1.0])
+)
+
+
+@given(st.lists(attempt, min_size=1, max_size=12), st.lists(failure, max_size=20), st.randoms())
+def test_infrastructure_failures_change_no_advantage(
+    attempts: list[Attempt], failures: list[Attempt], rng: Any
+) -> None:
+    for baseline in ("std", "mean", "leave_one_out", "none"):
+        alone = group_credit(attempts, baseline)
+        mixed = list(enumerate(attempts)) + [(-1, f) for f in failures]
+        rng.shuffle(mixed)
+        credit = group_credit([a for _, a in mixed], baseline)
+        for (index, _), value, trainable in zip(mixed, credit.advantage_R, credit.trainable_R, strict=True):
+            if index < 0:
+                assert value == 0
+                assert not trainable
+            else:
+                assert value == pytest.approx(alone.advantage_R[index], abs=1e-12)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(failure, min_size=1, max_size=6), st.integers(0, 1000))
+def test_infrastructure_failures_change_no_gradient(
+    tiny_model: Make, random_sample: Make, gradient_of: Make, failures: list[Attempt], seed: int
+) -> None:
+    """The same property on the gradient of a real (tiny) model, through samples and the normalisation of the loss."""
+    rng = np.random.default_rng(seed)
+    model = tiny_model("llama", seed=seed)
+    attempts = [Attempt(g, Outcome.OK, float(r)) for g in range(3) for r in (1, 0, rng.integers(2))]
+    samples = {id(a): random_sample(rng, 14) for a in [*attempts, *failures]}
+
+    def gradient(mixed: list[Attempt]) -> torch.Tensor:
+        credit = group_credit(mixed, "std")
+        kept: list[Sample] = []
+        for each, value, trainable in zip(mixed, credit.advantage_R, credit.trainable_R, strict=True):
+            if trainable and value:
+                sample = samples[id(each)]
+                kept.append(replace(sample, advantage_T=np.where(sample.sampled_T, value, 0).astype(np.float32)))
+        gradients(model, kept, _objective, token_budget=40)
+        return gradient_of(model)
+
+    expected = gradient(attempts)
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(gradient([*failures, *attempts]), expected, rtol=1e-9, atol=1e-12)
+
+
+def _objective(logprob_BT: torch.Tensor, batch: Batch, totals: Totals) -> Terms:
+    return policy_gradient(
+        logprob_BT,
+        batch.old_logprob_BT,
+        batch.advantage_BT,
+        batch.turn_BT,
+        totals,
+        ratio="token",
+        exponent="product",
+        clip=Clip(low=0.2, high=0.28),
+    )
