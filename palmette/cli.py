@@ -1,0 +1,219 @@
+"""The command line: what each command takes, and how every failure becomes one line.
+
+The work is in `palmette.commands`, imported when a command runs, so that ``palmette --help`` answers at once. Answers
+go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 a check failed, 2 the user can mend
+it, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+import palmette
+from palmette.errors import UserError
+
+app = typer.Typer(
+    name="palmette",
+    help="Train agent models on your own tasks: specialise, then unify.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+tasks_app = typer.Typer(no_args_is_help=True, help="Build, check and look at directories of tasks.")
+app.add_typer(tasks_app, name="tasks")
+
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of one in recipes/.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. rl.steps=20; repeatable.")
+]
+Runs = Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")]
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+RUNS = Path("runs")
+
+
+@app.command()
+def run(
+    recipe: Recipe,
+    sets: Sets = None,
+    name: Annotated[str, typer.Option(help="Name of the run; the recipe's name if not given.")] = "",
+    runs: Runs = RUNS,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move a run of that name aside and start anew.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on if there is a run of that name.")] = False,
+) -> None:
+    """Train as a recipe says, from tasks to a report."""
+    from palmette.commands import run as command
+
+    raise typer.Exit(command.start(recipe, sets or [], name=name, runs=runs, fresh=fresh, resume=resume))
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name or directory of a run.")], runs: Runs = RUNS
+) -> None:
+    """Go on with a run that was interrupted, from where it stood."""
+    from palmette.commands import run as command
+
+    raise typer.Exit(command.resume(run, runs=runs))
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="palmette:base, a model directory, RUN or RUN:STAGE.")],
+    tasks: Annotated[list[str], typer.Option(metavar="DIR|DOMAIN", help="Tasks to attempt; repeatable.")],
+    count: Annotated[int, typer.Option(min=1, help="Tasks to generate per domain.")] = 50,
+    tier: Annotated[list[int] | None, typer.Option(help="Difficulty of generated tasks; repeatable.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Attempts a task.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of one turn.")] = 256,
+    max_turns: Annotated[int, typer.Option(min=1, help="Most turns of one attempt.")] = 12,
+    concurrency: Annotated[int, typer.Option(min=1, help="Attempts at the same time.")] = 32,
+    seed: Annotated[int, typer.Option(help="Seed of tasks and sampling.")] = 0,
+    sandbox: Annotated[str, typer.Option(help="Host of the sandboxes.")] = "namespace",
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Measure a model on tasks: pass@1 with its 95 % interval, by domain."""
+    from palmette.commands import evaluate as command
+
+    plan = command.Plan(
+        tasks=tuple(tasks),
+        count=count,
+        tiers=tuple(tier or ()),
+        samples=samples,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        max_turns=max_turns,
+        concurrency=concurrency,
+        seed=seed,
+        sandbox=sandbox,
+    )
+    command.evaluate_model(model, plan, runs=runs, as_json=json)
+
+
+@app.command()
+def view(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name or directory of a run.")],
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Show where a run stands, and write its report."""
+    from palmette.commands import view as command
+
+    command.view(run, runs=runs, as_json=json)
+
+
+@app.command()
+def config(recipe: Recipe, sets: Sets = None, json: Json = False) -> None:
+    """Print a recipe with every value resolved."""
+    from palmette.commands import config as command
+
+    command.show(recipe, sets or [], as_json=json)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="palmette:base, a model directory, RUN or RUN:STAGE.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    key: Annotated[str, typer.Option(help="API key to ask for; any is accepted if not given.")] = "",
+    runs: Runs = RUNS,
+) -> None:
+    """Answer the OpenAI protocol with a model."""
+    from palmette.commands import serve as command
+
+    command.serve(model, host=host, port=port, key=key, runs=runs)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Check this machine, and say what will not work and why."""
+    from palmette import doctor as command
+
+    raise typer.Exit(command.examine(as_json=json))
+
+
+@tasks_app.command("build")
+def tasks_build(
+    domain: Annotated[str, typer.Argument(help="A domain, such as terminal or swe.")],
+    out: Annotated[Path, typer.Option(help="Where to write the task directories.")],
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    tier: Annotated[list[int] | None, typer.Option(help="Difficulty; repeatable; all tiers if not given.")] = None,
+    split: Annotated[str, typer.Option(help="train or heldout.")] = "train",
+    seed: Annotated[int, typer.Option(help="The same seed makes the same tasks.")] = 0,
+) -> None:
+    """Generate tasks as Harbor task directories."""
+    from palmette.commands import tasks
+
+    tasks.build(domain, out, count=count, tiers=tier or [], split=split, seed=seed)
+
+
+@tasks_app.command("check")
+def tasks_check(
+    directory: Annotated[Path, typer.Argument(help="A directory of tasks.")],
+    sandbox: Annotated[str, typer.Option(help="Host of the sandboxes.")] = "namespace",
+    concurrency: Annotated[int, typer.Option(min=1, help="Sandboxes at the same time.")] = 8,
+    json: Json = False,
+) -> None:
+    """Check in sandboxes that doing nothing scores 0 and the reference solution 1."""
+    from palmette.commands import tasks
+
+    raise typer.Exit(tasks.check(directory, sandbox=sandbox, concurrency=concurrency, as_json=json))
+
+
+@tasks_app.command("show")
+def tasks_show(
+    directory: Annotated[Path, typer.Argument(help="One task directory, or a directory of tasks.")], json: Json = False
+) -> None:
+    """Print one task: instruction, files and reference solution; or the list of tasks in a directory."""
+    from palmette.commands import tasks
+
+    tasks.show(directory, as_json=json)
+
+
+@tasks_app.command("stats")
+def tasks_stats(directory: Annotated[Path, typer.Argument(help="A directory of tasks.")], json: Json = False) -> None:
+    """Count tasks by domain, split, tier and skill."""
+    from palmette.commands import tasks
+
+    tasks.stats(directory, as_json=json)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"palmette {palmette.__version__}")
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; a failure that the user can mend is one line on standard error."""
+    try:
+        code: Any = app(args=arguments, standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except UserError as error:
+        return _fail(str(error))
+    except TyperException as error:  # whatever is wrong with the command line itself
+        message = error.format_message().rstrip(".")
+        return _fail(f"{message[:1].lower()}{message[1:]}; see 'palmette --help'") if message else 2
+    except BrokenPipeError:  # the reader of a pipe, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        return _fail(f"the disk is full{where}; free some space, then go on with 'palmette resume'")
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2

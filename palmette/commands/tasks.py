@@ -1,0 +1,132 @@
+"""``palmette tasks``: build, check, show and count task directories."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from palmette.commands.interrupt import run_interruptibly
+from palmette.envs.api import Split, Task
+from palmette.envs.build import build_tasks
+from palmette.envs.check import CheckReport, check_tasks
+from palmette.envs.names import domain
+from palmette.envs.task import load_steps, load_task, load_tasks
+from palmette.errors import UserError
+from palmette.progress import Progress
+from palmette.sandbox.hosts import open_host
+
+
+def build(name: str, out: Path, *, count: int, tiers: Sequence[int], split: str, seed: int) -> None:
+    """Generate tasks below `out`. Raises `UserError` for an unknown domain, tier or split, or one in the way."""
+    if split not in ("train", "heldout"):
+        raise UserError(f"--split {split}: there are two splits, train and heldout")
+    source = domain(name)
+    with Progress(f"tasks/{name}", count, "tasks") as bar:
+        build_tasks(
+            name,
+            out,
+            count=count,
+            tiers=tiers or source.tiers,
+            split=cast(Split, split),
+            seed=seed,
+            on_done=lambda _: bar.update(1),
+        )
+    print(f"wrote {count} {name} tasks ({split}) to {out}; check them with: palmette tasks check {out}")
+
+
+def check(directory: Path, *, sandbox: str, concurrency: int, as_json: bool) -> int:
+    """Check every task below `directory` and print those that fail; returns 1 if any does."""
+    tasks = load_tasks(directory)
+    reports = run_interruptibly(_check(tasks, sandbox, concurrency))
+    bad = [report for report in reports if not report.ok]
+    if as_json:
+        print(json.dumps([{"task": r.task.name, "ok": r.ok, "reason": r.reason} for r in reports], indent=1))
+    else:
+        for report in bad:
+            print(f"{report.task.name}: {report.reason} ({report.task.path})")
+        print(f"{len(reports) - len(bad)} of {len(reports)} tasks: doing nothing scores 0, the reference scores 1")
+    return 1 if bad else 0
+
+
+async def _check(tasks: Sequence[Task], sandbox: str, concurrency: int) -> list[CheckReport]:
+    host = open_host(sandbox)
+    try:
+        with Progress("tasks/check", len(tasks), "tasks") as bar:
+            done: list[bool] = []
+
+            def on_done(report: CheckReport) -> None:
+                done.append(report.ok)
+                bar.update(1, success=sum(done) / len(done))
+
+            return await check_tasks(tasks, host, concurrency=concurrency, on_done=on_done)
+    finally:
+        await asyncio.shield(host.close())
+
+
+def show(directory: Path, *, as_json: bool) -> None:
+    """Print one task in full, or the list of those below `directory`."""
+    if (directory / "task.toml").is_file():
+        _show_one(load_task(directory), as_json=as_json)
+        return
+    tasks = load_tasks(directory)
+    if as_json:
+        print(json.dumps([_record(task) for task in tasks], indent=1))
+        return
+    table = Table("task", "domain", "split", "tier", "skills", "directory", box=None, pad_edge=False)
+    for task in tasks:
+        skills = ", ".join(task.skills)
+        table.add_row(*map(escape, (task.name, task.domain, task.split, str(task.tier), skills, str(task.path))))
+    Console().print(table)
+
+
+def _record(task: Task) -> dict[str, Any]:
+    names = ("name", "domain", "split", "tier", "skills", "workdir", "agent_timeout_s", "instruction")
+    return {name: getattr(task, name) for name in names} | {"path": str(task.path)}
+
+
+def _show_one(task: Task, *, as_json: bool) -> None:
+    has_steps = (task.path / "solution" / "steps.json").is_file()
+    steps = load_steps(task) if has_steps else ()
+    files = [str(path.relative_to(task.path)) for path in sorted(task.path.rglob("*")) if path.is_file()]
+    files = [name for name in files if "/.git/" not in name]
+    if as_json:
+        plain = [{"tool": s.tool, "arguments": s.arguments, "observation": s.observation} for s in steps]
+        print(json.dumps(_record(task) | {"files": files, "steps": plain}, indent=1))
+        return
+    print(
+        f"{task.name}  ({task.domain}, {task.split}, tier {task.tier}; {', '.join(task.skills) or 'no skills named'})"
+    )
+    print(f"\n{task.instruction}\n")
+    print("files:", *files, sep="\n  ")
+    print("\nreference solution:" if steps else "\nreference solution: solution/solve.sh")
+    for number, step in enumerate(steps, start=1):
+        arguments = ", ".join(f"{name}={value!r}" for name, value in step.arguments.items())
+        print(f"  {number}. {step.tool}({arguments})")
+        for line in step.observation.splitlines()[:8]:
+            print(f"       {line}")
+    sys.stdout.flush()
+
+
+def stats(directory: Path, *, as_json: bool) -> None:
+    """Print how many tasks there are by domain, split and tier, and how often each skill is needed."""
+    tasks = load_tasks(directory)
+    counts = Counter((task.domain, task.split, task.tier) for task in tasks)
+    skills = Counter(skill for task in tasks for skill in task.skills)
+    if as_json:
+        rows = [{"domain": d, "split": s, "tier": t, "tasks": n} for (d, s, t), n in sorted(counts.items())]
+        print(json.dumps({"tasks": len(tasks), "by": rows, "skills": dict(skills.most_common())}, indent=1))
+        return
+    table = Table("domain", "split", "tier", "tasks", box=None, pad_edge=False)
+    for (name, split, tier), number in sorted(counts.items()):
+        table.add_row(escape(name), split, str(tier), str(number))
+    Console().print(table)
+    print(f"{len(tasks)} tasks; skills: " + (", ".join(f"{s} {n}" for s, n in skills.most_common()) or "none named"))
