@@ -1,0 +1,107 @@
+"""Command-line agents in environments of their own, under the user's cache directory.
+
+    $XDG_CACHE_HOME/palmette/agents/NAME-VERSION-TAG/    a virtual environment (PyPI)
+
+TAG is a digest of the pins and the interpreter, so a changed pin is another environment. An environment counts as
+installed when its last file, `complete`, is there; anything less is made anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from palmette.errors import UserError
+
+_COMPLETE = "complete"
+
+
+class Installable(Protocol):
+    """What of an agent matters here."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def registry(self) -> str: ...
+
+    @property
+    def packages(self) -> tuple[str, ...]: ...
+
+
+def installed(agent: Installable) -> Path | None:
+    """Return the directory of the agent's environment, or None if it is not (wholly) there."""
+    home = _home(agent)
+    return home if (home / _COMPLETE).is_file() else None
+
+
+def install(agent: Installable) -> Path:
+    """Return the directory of the agent's environment, made on first use (minutes, and the registry is needed).
+
+    Raises `UserError` when the registry cannot be reached or does not have a pin.
+    """
+    home = _home(agent)
+    with _lock(home.with_name(home.name + ".lock")):
+        if installed(agent) is None:
+            shutil.rmtree(home, ignore_errors=True)
+            if agent.registry != "pypi":
+                raise UserError(f"agent {agent.name}: installing from {agent.registry} is not supported yet")
+            _make_venv(agent, home)
+            (home / _COMPLETE).write_text("\n".join(agent.packages) + "\n", encoding="utf-8")
+    return home
+
+
+def executable(agent: Installable) -> Path:
+    """Return the directory of the agent's programs."""
+    return _home(agent) / "bin"
+
+
+def readonly_paths(agent: Installable) -> tuple[str, ...]:
+    """Return the host directories a sandbox must show for the agent to run: its environment and its Python."""
+    python = str(Path(sys.base_prefix).resolve())
+    system = python == "/usr" or python.startswith("/usr/")
+    return (str(_home(agent)),) if system else (str(_home(agent)), python)
+
+
+def _home(agent: Installable) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve()
+    pins = "\n".join([*agent.packages, sys.version, sys.base_prefix])
+    tag = hashlib.blake2b(pins.encode(), digest_size=4).hexdigest()
+    return cache / "palmette" / "agents" / f"{agent.name}-{agent.version}-{tag}"
+
+
+def _make_venv(agent: Installable, home: Path) -> None:
+    base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    _run(agent, [str(base), "-m", "venv", str(home)])
+    pip = [str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
+    _run(agent, [*pip, *agent.packages])
+
+
+def _run(agent: Installable, argv: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise UserError(f"agent {agent.name} could not be installed: {argv[0]}: {error.strerror}") from error
+    if done.returncode:
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if "error" in line.lower()]
+        reason = lines[-1].strip() if lines else f"exit {done.returncode}"
+        raise UserError(f"agent {agent.name} {agent.version} could not be installed: {reason}")
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
