@@ -80,7 +80,7 @@ def _wrong_command(command: str, rng: random.Random, split: Split) -> str:
 
 def _wrong_line(right: str, old: str, rng: random.Random) -> str:
     """Change an operator, a called function or a number of the right line; never return it unchanged."""
-    places = [m for m in re.finditer(r"\*\*|//|<=|>=|==|[-+*%<>]|\b(?:max|min|sum|len|upper|lower|abs)\b|\d", right)]
+    places = list(re.finditer(r"\*\*|//|<=|>=|==|[-+*%<>]|\b(?:max|min|sum|len|upper|lower|abs)\b|\d", right))
     rng.shuffle(places)
     for place in places:
         text = place.group()
