@@ -57,7 +57,7 @@ def load_recipe(path: Path, overrides: Sequence[str], model: type[Model]) -> Mod
     sources: dict[tuple[str, ...], str] = {}
     for override in overrides:
         keys, value = _parse_override(override, model)
-        _set(data, keys, value, override)
+        _set(data, keys, value)
         sources[keys] = f"--set {override}"
         # Checked after each one, so that the message names the override and not the file.
         _refuse_unknown(data, model, lambda key, source=sources[keys]: source)
@@ -95,6 +95,10 @@ def _parse_override(override: str, model: type[BaseModel]) -> tuple[tuple[str, .
     keys = tuple(part.strip() for part in key.strip().split("."))
     if not equals or not all(keys):
         raise UserError(f"--set {override}: expected KEY=VALUE, such as --set train.steps=20")
+    for depth in range(1, len(keys)):
+        outer = _annotation_at(model, keys[:depth])
+        if outer is not None and not _models(outer) and dict not in map(get_origin, _options(outer)):
+            raise UserError(f"--set {override}: '{'.'.join(keys[:depth])}' is a value, not a section")
     raw = raw.strip()
     quoted = raw[:1] in ('"', "'")
     if not quoted and _takes_text(_annotation_at(model, keys)):
@@ -114,11 +118,10 @@ def _parse_value(raw: str) -> Any:
     return raw if len(parsed) != 1 or isinstance(value, date | time) else value
 
 
-def _set(data: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:
-    for depth, key in enumerate(keys[:-1]):
-        data = data.setdefault(key, {})
-        if not isinstance(data, dict):
-            raise UserError(f"--set {override}: '{'.'.join(keys[: depth + 1])}' is a value, not a section")
+def _set(data: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = data.get(key)
+        data[key] = data = dict(inner) if isinstance(inner, dict) else {}
     data[keys[-1]] = value
 
 

@@ -93,4 +93,4 @@ def _dump_section(value: Any, keys: tuple[str, ...], description: str | None, li
 
 
 def _key(name: str) -> str:
-    return name if BARE_KEY.fullmatch(name) else json.dumps(name)
+    return name if BARE_KEY.fullmatch(name) else toml_value(name)
