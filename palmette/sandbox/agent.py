@@ -1,0 +1,201 @@
+"""The host's end of a sandbox's control socket: commands out, results back (frames: native/wire.h)."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import fcntl
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from palmette.sandbox.api import Result, SandboxLost, StartFailed, Status
+
+_SPAWN, _KILL = 1, 2
+_STARTED, _READY, _FAILED, _OUTPUT, _DONE = 2, 3, 4, 5, 6
+_WORD = struct.Struct("=I")
+_PAIR = struct.Struct("=Ii")
+_SPAWN_HEAD = struct.Struct("=6I")
+_DONE_HEAD = struct.Struct("=3Ii4IQ")
+_PACKET_MAX = 160 * 1024
+_RECEIVE = 64 * 1024
+_HOW = (Status.EXITED, Status.SIGNALLED, Status.TIMEOUT)
+
+
+@dataclass(slots=True)
+class Box:
+    """What came with the start of a sandbox; descriptors of which the receiver is the owner, -1 where absent."""
+
+    pidfd: int = -1
+    root: int = -1
+    listener: int = -1
+
+
+@dataclass(slots=True)
+class _Command:
+    future: asyncio.Future[Result]
+    output: bytearray = field(default_factory=bytearray)
+
+
+class Agent:
+    """Talks to pid 1 of one sandbox over `control`, which it owns; `on_end(reason)` is called once at the end."""
+
+    def __init__(self, control: socket.socket, on_end: Callable[[str], None]) -> None:
+        self._control = control
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._commands: dict[int, _Command] = {}
+        self._serial = 0
+        self._outbox: deque[tuple[bytes, int]] = deque()
+        self._ended: str | None = None
+        self.box = Box()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(control, self._readable)
+
+    async def run(
+        self, argv: Sequence[str], *, stdin: bytes, env: Mapping[str, str], cwd: str, timeout_s: float
+    ) -> Result:
+        """Run one command to its end. Raises `SandboxLost`; cancelling kills the command."""
+        if self._ended is not None:
+            raise SandboxLost(self._ended)
+        words = [cwd, *argv, *(f"{name}={value}" for name, value in env.items())]
+        strings = b"".join(os.fsencode(word) + b"\0" for word in words)
+        if any("\0" in word for word in words):
+            raise ValueError("a command, directory or variable holds a NUL character")
+        if _SPAWN_HEAD.size + len(strings) > _PACKET_MAX:
+            return _too_long()
+        self._serial = serial = (self._serial + 1) & 0xFFFFFFFF
+        timeout_ms = min(max(int(timeout_s * 1000), 1), 0xFFFFFFFF)
+        head = _SPAWN_HEAD.pack(_SPAWN, serial, timeout_ms, len(argv), len(env), bool(stdin))
+        command = self._commands[serial] = _Command(self._loop.create_future())
+        self._send(head + strings, _memory_file(stdin) if stdin else -1)
+        try:
+            return await command.future
+        except asyncio.CancelledError:
+            if self._ended is None and serial in self._commands:
+                self._send(struct.pack("=II", _KILL, serial))
+            raise
+        finally:
+            self._commands.pop(serial, None)
+
+    def close(self, reason: str) -> None:
+        """Let go of the sandbox, which ends it; whoever waits gets `SandboxLost(reason)`. Idempotent."""
+        if self._ended is not None:
+            return
+        self._ended = reason
+        self._loop.remove_reader(self._control)
+        self._loop.remove_writer(self._control)
+        self._control.close()
+        for _, fd in self._outbox:
+            if fd >= 0:
+                os.close(fd)
+        self._outbox.clear()
+        if not self.ready.done():
+            self.ready.set_exception(StartFailed(reason))
+            self.ready.exception()  # mark as seen: nobody may be waiting any more
+            for fd in (self.box.root, self.box.listener):
+                if fd >= 0:
+                    os.close(fd)
+        for command in self._commands.values():
+            if not command.future.done():
+                command.future.set_exception(SandboxLost(reason))
+        self._on_end(reason)
+
+    def _send(self, packet: bytes, fd: int = -1) -> None:
+        self._outbox.append((packet, fd))
+        if len(self._outbox) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._outbox:
+            packet, fd = self._outbox[0]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd >= 0 else []
+            try:
+                self._control.sendmsg([packet], rights)
+            except BlockingIOError:
+                self._loop.add_writer(self._control, self._flush)
+                return
+            except OSError:  # it died; the reader hears of it and says so
+                return
+            self._outbox.popleft()
+            if fd >= 0:
+                os.close(fd)
+        self._loop.remove_writer(self._control)
+
+    def _readable(self) -> None:
+        for _ in range(32):  # then let others have the loop
+            try:
+                packet, rights, _, _ = self._control.recvmsg(_RECEIVE, socket.CMSG_SPACE(16), socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.close(f"its control socket failed ({error.strerror})")
+                return
+            if not packet:
+                self.close("its first process ended")
+                return
+            self._take(packet, _descriptors(rights))
+            if self._ended is not None:
+                return
+
+    def _take(self, packet: bytes, fds: list[int]) -> None:
+        (kind,) = _WORD.unpack_from(packet)
+        if kind == _DONE:
+            self._finish(packet)
+        elif kind == _OUTPUT:
+            (serial,) = _WORD.unpack_from(packet, 4)
+            if command := self._commands.get(serial):
+                command.output += packet[8:]
+        elif kind == _STARTED:
+            self.box.pidfd = fds[0]
+        elif kind == _READY:
+            self.box.root, self.box.listener = fds[0], fds[1] if len(fds) > 1 else -1
+        elif kind == _FAILED:
+            code = _PAIR.unpack_from(packet)[1]
+            self.close(f"{packet[_PAIR.size :].decode(errors='replace')}: {os.strerror(code)}")
+        if self.box.pidfd >= 0 and self.box.root >= 0 and not self.ready.done():  # these two come in either order
+            self.ready.set_result(None)
+
+    def _finish(self, packet: bytes) -> None:
+        _, serial, how, code, truncated, out_bytes, err_bytes, _, wall_us = _DONE_HEAD.unpack_from(packet)
+        command = self._commands.get(serial)
+        if command is None or command.future.done():
+            return
+        output = bytes(command.output) + packet[_DONE_HEAD.size :]
+        command.future.set_result(
+            Result(
+                status=_HOW[how],
+                exit_code=code,
+                stdout=output[:out_bytes],
+                stderr=output[out_bytes : out_bytes + err_bytes],
+                truncated=bool(truncated),
+                wall_s=wall_us / 1e6,
+            )
+        )
+
+
+def _descriptors(rights: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in rights:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)
+
+
+def _memory_file(data: bytes) -> int:
+    """Return a sealed file in memory: no pipe to feed, no deadlock, nothing the sandbox can change."""
+    fd = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    return fd
+
+
+def _too_long() -> Result:
+    text = b"cannot start a command: Argument list too long\n"
+    return Result(status=Status.EXITED, exit_code=126, stdout=b"", stderr=text, truncated=False, wall_s=0.0)

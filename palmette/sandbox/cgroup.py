@@ -1,0 +1,143 @@
+"""Which cgroup hierarchy can hold the memory and process limits of sandboxes: found by trying, not by looking.
+
+A hybrid machine mounts v1 controllers and an empty v2 tree; a container may show a tree it cannot write. So each
+candidate is probed with a real child: made, limited, joined, removed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_PREFIX = "palmette-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cgroups:
+    """Where sandboxes' cgroups go: `version` 0 (nowhere), 1 (directories: memory, pids) or 2 (one directory)."""
+
+    version: int
+    directories: tuple[Path, ...] = ()
+    reason: str = ""  # why there is none
+
+    def out_of_memory(self, name: str) -> int:
+        """Return how many processes of the cgroup `name` the memory limit has killed (0 when it is gone)."""
+        if not self.version:
+            return 0
+        file = "memory.events" if self.version == 2 else "memory.oom_control"
+        try:
+            with open(f"{self.directories[0]}/{name}/{file}") as text:
+                return next((int(line.split()[1]) for line in text if line.startswith("oom_kill ")), 0)
+        except OSError:
+            return 0
+
+
+def detect() -> Cgroups:
+    """Probe v2, then v1, below this process's own place in each (so that outer limits hold). Blocks some 20 ms."""
+    if os.geteuid() != 0:
+        return Cgroups(version=0, reason="not root")
+    mounts = _mounts()
+    for directory in _candidates(mounts, "cgroup2", ""):
+        if _enable(directory) and _probe(directory, {"memory.max": "67108864", "pids.max": "8"}):
+            return Cgroups(version=2, directories=(directory,))
+    memory = _first(_candidates(mounts, "cgroup", "memory"), {"memory.limit_in_bytes": "67108864"})
+    pids = _first(_candidates(mounts, "cgroup", "pids"), {"pids.max": "8"})
+    if memory and pids:
+        return Cgroups(version=1, directories=(memory, pids))
+    return Cgroups(version=0, reason="no writable memory and pids controller")
+
+
+def own_name() -> str:
+    """Return a name for this process's cgroup that tells whether its owner still lives."""
+    return f"{_PREFIX}{os.getpid()}-{_start_time(os.getpid())}-{time.monotonic_ns() % 10**9}"
+
+
+def remove_stale(cgroups: Cgroups) -> None:
+    """Remove what killed owners left. Only empty cgroups can be removed, so a mistake harms nothing."""
+    for directory in cgroups.directories:
+        for stale in directory.glob(f"{_PREFIX}*-*"):
+            pid, start = stale.name.removeprefix(_PREFIX).split("-")[:2]
+            if pid.isdigit() and _start_time(int(pid)) != start:
+                for leaf in (*stale.glob("*/"), stale):
+                    with suppress(OSError):
+                        leaf.rmdir()
+
+
+def _start_time(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _mounts() -> list[tuple[str, str, str, str]]:
+    """Return (file system, root, mount point, options of the superblock) of all cgroup mounts."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        kind, _, options = right.split(" ", 2)
+        if kind in ("cgroup", "cgroup2"):
+            fields = left.split()
+            found.append((kind, fields[3], fields[4], options))
+    return found
+
+
+def _candidates(mounts: list[tuple[str, str, str, str]], kind: str, controller: str) -> list[Path]:
+    own = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        own.update(dict.fromkeys(names.split(","), path))
+    found = []
+    for mounted, root, point, options in mounts:
+        if mounted == kind and (not controller or controller in options.split(",")):
+            path = own.get(controller, "/")
+            below = os.path.relpath(path, root) if path.startswith(root) else "."
+            found += [Path(point, below), Path(point)]
+    return found
+
+
+def _enable(directory: Path) -> bool:
+    try:
+        if not {"memory", "pids"} <= set((directory / "cgroup.controllers").read_text().split()):
+            return False
+        control = directory / "cgroup.subtree_control"
+        if not {"memory", "pids"} <= set(control.read_text().split()):
+            control.write_text("+memory +pids")
+    except OSError:  # EBUSY: processes live in this very cgroup
+        return False
+    return True
+
+
+def _first(directories: list[Path], limits: dict[str, str]) -> Path | None:
+    return next((directory for directory in directories if _probe(directory, limits)), None)
+
+
+def _probe(directory: Path, limits: dict[str, str]) -> bool:
+    probe = directory / f"{own_name()}-probe"
+    try:
+        probe.mkdir()
+    except OSError:
+        return False
+    try:
+        for file, value in limits.items():
+            (probe / file).write_text(value)
+        join = ["/bin/sh", "-c", 'echo $$ > "$1"', "sh", str(probe / "cgroup.procs")]
+        return subprocess.run(join, capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+    finally:
+        _retry(probe.rmdir)
+
+
+def _retry(action: Callable[[], None]) -> None:
+    for _ in range(100):
+        try:
+            return action()
+        except OSError:  # busy until the kernel has wholly forgotten the last task
+            time.sleep(0.005)
+    return None

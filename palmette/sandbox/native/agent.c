@@ -1,0 +1,448 @@
+/* pid 1 of a sandbox: starts commands for the host, keeps their output within bounds, reaps everything, and ends (and
+ * with it, by the kernel's hand, every process of the sandbox) when the host lets go of the socket or time is up.
+ *
+ * It runs undumpable (it changed its uid without exec), so no process of the sandbox can read it or take its socket. */
+#define _GNU_SOURCE
+#include "wire.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define COMMANDS_MAX 128 /* at once */
+#define ORPHANS_MAX 256  /* pipes still held by daemons of commands that ended: read and forgotten */
+#define GRACE_US 50000   /* how long output may still follow the exit of a command */
+#define FOREVER UINT64_MAX
+
+struct capture { /* head and tail of a stream */
+    int fd;
+    char *head, *tail;
+    size_t head_used, tail_used, tail_at;
+    uint64_t cut;
+};
+
+struct command {
+    int used, exited, killed;
+    uint32_t id, how;
+    pid_t pid;
+    int32_t code;
+    uint64_t began, deadline, ended, ticks;
+    struct capture stream[2];
+    char *blob; /* the finished answer, being sent */
+    size_t blob_bytes, sent;
+    struct done done;
+};
+
+static struct command commands[COMMANDS_MAX];
+static int orphans[ORPHANS_MAX], orphan_count;
+static int control, signals;
+static size_t head_limit, tail_limit;
+static char buffer[PACKET_MAX + 1];
+
+static uint64_t now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+/* ---- output ---------------------------------------------------------------------------------------------------- */
+
+static void keep(struct capture *c, const char *data, size_t length) {
+    size_t room = head_limit - c->head_used, first = length < room ? length : room;
+    if (first) {
+        char *grown = realloc(c->head, c->head_used + first);
+        if (!grown) { /* the sandbox is out of memory: what was kept so far is all there is */
+            c->cut += length;
+            return;
+        }
+        c->head = grown;
+        memcpy(c->head + c->head_used, data, first);
+        c->head_used += first;
+        data += first, length -= first;
+    }
+    if (!length)
+        return;
+    if (!c->tail && tail_limit && !(c->tail = malloc(tail_limit))) {
+        c->cut += length;
+        return;
+    }
+    if (length > tail_limit) {
+        c->cut += length - tail_limit;
+        data += length - tail_limit, length = tail_limit;
+    }
+    size_t over = c->tail_used + length > tail_limit ? c->tail_used + length - tail_limit : 0;
+    c->cut += over;
+    c->tail_used += length - over;
+    while (length) {
+        size_t step = tail_limit - c->tail_at < length ? tail_limit - c->tail_at : length;
+        memcpy(c->tail + c->tail_at, data, step);
+        c->tail_at = (c->tail_at + step) % tail_limit;
+        data += step, length -= step;
+    }
+}
+
+/* Read what is there; close at the end of the stream. */
+static void drain(struct capture *c) {
+    for (int rounds = 0; c->fd >= 0 && rounds < 16; rounds++) { /* bounded: a loud command must not starve the rest */
+        ssize_t n = read(c->fd, buffer, 1 << 16);
+        if (n > 0) {
+            keep(c, buffer, n);
+            continue;
+        }
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+            return;
+        close(c->fd);
+        c->fd = -1;
+    }
+}
+
+static size_t lay_out(const struct capture *c, char *at) {
+    char *start = at;
+    memcpy(at, c->head, c->head_used), at += c->head_used;
+    if (c->cut)
+        at += sprintf(at, "\n[... %llu bytes cut ...]\n", (unsigned long long)c->cut);
+    size_t from = c->tail_used < tail_limit ? 0 : c->tail_at, straight = c->tail_used - from;
+    if (c->tail_used) {
+        memcpy(at, c->tail + from, straight), at += straight;
+        memcpy(at, c->tail, from), at += from;
+    }
+    return at - start;
+}
+
+static void release(struct capture *c, int keep_reading) {
+    free(c->head), free(c->tail);
+    if (c->fd >= 0) {
+        if (keep_reading && orphan_count < ORPHANS_MAX)
+            orphans[orphan_count++] = c->fd; /* closing it would kill a daemon by SIGPIPE */
+        else
+            close(c->fd);
+    }
+    memset(c, 0, sizeof *c), c->fd = -1;
+}
+
+/* Send as much of a finished answer as the socket takes; true when all is sent. */
+static int deliver(struct command *c) {
+    for (;;) {
+        char packet[sizeof(struct done) + CHUNK];
+        size_t left = c->blob_bytes - c->sent, step = left < CHUNK ? left : CHUNK, head;
+        int last = step == left;
+        if (last) {
+            memcpy(packet, &c->done, head = sizeof c->done);
+        } else {
+            struct output part = {OUTPUT, c->id};
+            memcpy(packet, &part, head = sizeof part);
+        }
+        if (step)
+            memcpy(packet + head, c->blob + c->sent, step);
+        if (send_packet(control, packet, head + step, NULL, 0)) {
+            if (errno == EAGAIN)
+                return 0;
+            _exit(0);
+        }
+        c->sent += step;
+        if (last) {
+            free(c->blob);
+            memset(c, 0, sizeof *c);
+            return 1;
+        }
+    }
+}
+
+static void finish(struct command *c) {
+    char *blob = malloc(2 * (head_limit + tail_limit) + 256);
+    struct done done = {.type = DONE, .id = c->id, .how = c->how, .code = c->code, .wall_us = c->ended - c->began};
+    if (blob) {
+        done.out_bytes = lay_out(&c->stream[0], blob);
+        done.err_bytes = lay_out(&c->stream[1], blob + done.out_bytes);
+    }
+    done.truncated = !blob || c->stream[0].cut || c->stream[1].cut;
+    release(&c->stream[0], 1), release(&c->stream[1], 1);
+    c->blob = blob, c->blob_bytes = done.out_bytes + done.err_bytes, c->done = done;
+    c->used = 2; /* only to be delivered now */
+    deliver(c);
+}
+
+/* ---- processes -------------------------------------------------------------------------------------------------- */
+
+struct process {
+    pid_t pid, parent, session;
+    char state;
+    unsigned long long ticks;
+    int victim;
+};
+
+static int read_process(const char *pid, struct process *p) {
+    char path[64], text[1024];
+    snprintf(path, sizeof path, "/proc/%s/stat", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0)
+        return 0;
+    text[n] = 0;
+    char *rest = strrchr(text, ')'); /* a name may hold anything, also ')' */
+    p->pid = atoi(pid), p->victim = 0;
+    return rest && sscanf(rest + 2, "%c %d %*d %d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
+                          &p->state, &p->parent, &p->session, &p->ticks) == 4;
+}
+
+static int running(void) {
+    int n = 0;
+    for (int i = 0; i < COMMANDS_MAX; i++)
+        n += commands[i].used == 1;
+    return n;
+}
+
+/* Kill what a command started: its session, all descendants, and, when it is the only command, orphans that are
+ * younger than it (a daemon that forked twice has lost every other tie). True while something was left to kill. */
+static int kill_round(const struct command *c, int orphans_too) {
+    static struct process table[8192];
+    int n = 0, found = 0, changed = 1;
+    DIR *proc = opendir("/proc");
+    if (!proc)
+        return kill(-c->pid, SIGKILL) == 0;
+    for (struct dirent *e; (e = readdir(proc)) && n < 8192;)
+        if (e->d_name[0] >= '1' && e->d_name[0] <= '9' && read_process(e->d_name, &table[n]) && table[n].pid != 1)
+            n++;
+    closedir(proc);
+    for (int i = 0; i < n; i++)
+        table[i].victim = table[i].pid == c->pid || table[i].session == c->pid ||
+                          (orphans_too && table[i].parent == 1 && table[i].ticks > c->ticks);
+    while (changed) {
+        changed = 0;
+        for (int i = 0; i < n; i++)
+            for (int j = 0; j < n && !table[i].victim; j++)
+                if (table[j].victim && table[j].pid == table[i].parent)
+                    table[i].victim = changed = 1;
+    }
+    for (int i = 0; i < n; i++)
+        if (table[i].victim && table[i].state != 'Z' && kill(table[i].pid, SIGKILL) == 0)
+            found = 1;
+    return found;
+}
+
+static void kill_command(struct command *c) {
+    int alone = running() == 1;
+    c->killed = 1;
+    for (int rounds = 0; rounds < 64 && kill_round(c, alone); rounds++)
+        usleep(rounds < 8 ? 200 : 2000);
+}
+
+static void __attribute__((noreturn)) become(const char *cwd, char **argv, char **env, const int fds[3]) {
+    sigset_t none;
+    sigemptyset(&none);
+    setsid();
+    for (int i = 0; i < 3; i++)
+        if (dup2(fds[i], i) < 0)
+            _exit(126);
+    close_range(3, ~0u, 0);
+    signal(SIGPIPE, SIG_DFL);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    prctl(PR_SET_DUMPABLE, 1); /* else /proc/self belongs to root */
+    int adjust = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (adjust >= 0) { /* out of memory, the commands die and the agent lives */
+        if (write(adjust, "500", 3) < 0)
+            dprintf(2, "oom_score_adj: %s\n", strerror(errno));
+        close(adjust);
+    }
+    if (chdir(cwd)) {
+        dprintf(2, "%s: %s\n", cwd, strerror(errno));
+        _exit(126);
+    }
+    environ = env;
+    execvp(argv[0], argv);
+    int error = errno;
+    dprintf(2, "%s: %s\n", argv[0], strerror(error));
+    _exit(error == ENOENT ? 127 : 126);
+}
+
+static void refuse(uint32_t id, int error) {
+    char packet[sizeof(struct done) + 128];
+    struct done done = {.type = DONE, .id = id, .how = EXITED, .code = 126};
+    done.err_bytes = sprintf(packet + sizeof done, "cannot start a command: %s\n", strerror(error));
+    memcpy(packet, &done, sizeof done);
+    send_packet(control, packet, sizeof done + done.err_bytes, NULL, 0);
+}
+
+static void spawn(const struct spawn *s, char *strings, int input) {
+    struct command *c = NULL;
+    for (int i = 0; i < COMMANDS_MAX && !c; i++)
+        c = commands[i].used ? NULL : &commands[i];
+    char **words = calloc(s->argc + s->envc + 2, sizeof *words);
+    int out[2] = {-1, -1}, err[2] = {-1, -1};
+    if (!c || !words || pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC)) {
+        refuse(s->id, errno ? errno : EAGAIN);
+        goto end;
+    }
+    char *cwd = strings, *at = cwd + strlen(cwd) + 1, **argv = words, **env = words + s->argc + 1;
+    for (uint32_t i = 0; i < s->argc; i++, at += strlen(at) + 1)
+        argv[i] = at;
+    for (uint32_t i = 0; i < s->envc; i++, at += strlen(at) + 1)
+        env[i] = at;
+    int in = input >= 0 ? input : open("/dev/null", O_RDONLY | O_CLOEXEC);
+    memset(c, 0, sizeof *c);
+    c->began = now_us();
+    pid_t pid = fork();
+    if (pid == 0)
+        become(cwd, argv, env, (int[]){in, out[1], err[1]});
+    if (input < 0)
+        close(in);
+    if (pid < 0) {
+        refuse(s->id, errno);
+        goto end;
+    }
+    struct process self;
+    char name[16];
+    snprintf(name, sizeof name, "%d", pid);
+    c->used = 1, c->id = s->id, c->pid = pid, c->deadline = c->began + (uint64_t)s->timeout_ms * 1000;
+    c->ticks = read_process(name, &self) ? self.ticks : 0;
+    c->stream[0].fd = out[0], c->stream[1].fd = err[0];
+    fcntl(out[0], F_SETFL, O_NONBLOCK), fcntl(err[0], F_SETFL, O_NONBLOCK);
+    out[0] = err[0] = -1;
+end:
+    for (int i = 0; i < 2; i++) {
+        if (out[i] >= 0)
+            close(out[i]);
+        if (err[i] >= 0)
+            close(err[i]);
+    }
+    free(words);
+}
+
+static void reap(void) {
+    int status;
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+        for (int i = 0; i < COMMANDS_MAX; i++) {
+            struct command *c = &commands[i];
+            if (c->used != 1 || c->exited || c->pid != pid)
+                continue;
+            c->exited = 1, c->ended = now_us();
+            c->how = c->how == TIMED_OUT ? TIMED_OUT : WIFSIGNALED(status) ? SIGNALLED : EXITED;
+            c->code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+            drain(&c->stream[0]), drain(&c->stream[1]);
+        }
+}
+
+/* ---- the loop --------------------------------------------------------------------------------------------------- */
+
+static void listen_to_host(void) {
+    for (;;) {
+        int fd;
+        ssize_t n = receive_packet(control, buffer, PACKET_MAX, &fd);
+        if (n < 0 && errno == EAGAIN)
+            return;
+        if (n <= 0)
+            _exit(0); /* the host is gone */
+        buffer[n] = 0;
+        uint32_t type = 0;
+        memcpy(&type, buffer, sizeof type);
+        if (type == SPAWN && (size_t)n > sizeof(struct spawn)) {
+            struct spawn s;
+            memcpy(&s, buffer, sizeof s);
+            errno = 0;
+            spawn(&s, buffer + sizeof s, fd);
+        } else if (type == KILL && (size_t)n == sizeof(struct kill)) {
+            struct kill k;
+            memcpy(&k, buffer, sizeof k);
+            for (int i = 0; i < COMMANDS_MAX; i++)
+                if (commands[i].used == 1 && commands[i].id == k.id)
+                    kill_command(&commands[i]);
+        }
+        if (fd >= 0)
+            close(fd);
+    }
+}
+
+static uint64_t next_deadline(uint64_t until) {
+    for (int i = 0; i < COMMANDS_MAX; i++) {
+        const struct command *c = &commands[i];
+        uint64_t at = c->used != 1 ? FOREVER : c->exited ? c->ended + GRACE_US : c->killed ? FOREVER : c->deadline;
+        until = at < until ? at : until;
+    }
+    return until;
+}
+
+static void settle(uint64_t now) {
+    for (int i = 0; i < COMMANDS_MAX; i++) {
+        struct command *c = &commands[i];
+        if (c->used != 1)
+            continue;
+        if (!c->exited && !c->killed && now >= c->deadline) {
+            c->how = TIMED_OUT;
+            kill_command(c);
+        }
+        int silent = c->stream[0].fd < 0 && c->stream[1].fd < 0;
+        if (c->exited && (silent || now >= c->ended + GRACE_US))
+            finish(c);
+    }
+}
+
+void run_agent(int socket, uint32_t output_bytes, uint32_t ttl_ms) {
+    static struct pollfd polls[2 + 2 * COMMANDS_MAX + ORPHANS_MAX];
+    static struct capture *owners[2 + 2 * COMMANDS_MAX + ORPHANS_MAX];
+    uint64_t end = now_us() + (uint64_t)ttl_ms * 1000;
+    sigset_t child;
+    control = socket, head_limit = (output_bytes + 1) / 2, tail_limit = output_bytes - head_limit;
+    sigemptyset(&child), sigaddset(&child, SIGCHLD);
+    sigprocmask(SIG_SETMASK, &child, NULL);
+    signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+    fcntl(control, F_SETFL, O_NONBLOCK);
+    for (;;) {
+        int n = 2, sending = 0;
+        for (int i = 0; i < COMMANDS_MAX; i++) {
+            sending |= commands[i].used == 2;
+            for (int s = 0; s < 2 && commands[i].used == 1; s++)
+                if (commands[i].stream[s].fd >= 0)
+                    owners[n] = &commands[i].stream[s], polls[n++] = (struct pollfd){commands[i].stream[s].fd, POLLIN, 0};
+        }
+        int first_orphan = n;
+        for (int i = 0; i < orphan_count; i++)
+            polls[n++] = (struct pollfd){orphans[i], POLLIN, 0};
+        polls[0] = (struct pollfd){control, POLLIN | (sending ? POLLOUT : 0), 0};
+        polls[1] = (struct pollfd){signals, POLLIN, 0};
+        uint64_t now = now_us(), until = next_deadline(end);
+        struct timespec wait = {0};
+        if (until > now)
+            wait.tv_sec = (until - now) / 1000000, wait.tv_nsec = (until - now) % 1000000 * 1000;
+        ppoll(polls, n, &wait, NULL);
+        if (now_us() >= end)
+            _exit(0); /* its time to live is over */
+        for (int i = 2; i < first_orphan; i++)
+            if (polls[i].revents)
+                drain(owners[i]);
+        for (int i = n - 1; i >= first_orphan; i--)
+            if (polls[i].revents) {
+                ssize_t got = read(polls[i].fd, buffer, 1 << 16);
+                if (got == 0 || (got < 0 && errno != EAGAIN)) {
+                    close(polls[i].fd);
+                    orphans[i - first_orphan] = orphans[--orphan_count];
+                }
+            }
+        if (polls[1].revents) {
+            struct signalfd_siginfo info;
+            while (read(signals, &info, sizeof info) > 0)
+                ;
+            reap();
+        }
+        if (polls[0].revents & POLLOUT)
+            for (int i = 0; i < COMMANDS_MAX; i++)
+                if (commands[i].used == 2 && !deliver(&commands[i]))
+                    break;
+        if (polls[0].revents & (POLLIN | POLLHUP | POLLERR))
+            listen_to_host();
+        settle(now_us());
+    }
+}

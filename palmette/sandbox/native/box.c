@@ -1,0 +1,271 @@
+/* From a fresh child of the fork server to pid 1 of a sandbox: limits, namespaces, root file system, identity. */
+#define _GNU_SOURCE
+#include "wire.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#define SYSTEM_INODES 128 /* what the root itself needs beside the sandbox's own */
+#define GATEWAY_HOST "127.77.0.1"
+#define GATEWAY_PORT 8000
+
+static int control;
+
+static void __attribute__((noreturn)) fail(const char *stage) {
+    send_failure(control, stage, errno);
+    _exit(1);
+}
+
+static const char *next(const char **at) {
+    const char *s = *at;
+    *at = s + strlen(s) + 1;
+    return s;
+}
+
+static int put(const char *path, const char *text) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return -1;
+    ssize_t n = write(fd, text, strlen(text));
+    close(fd);
+    return n < 0 ? -1 : 0;
+}
+
+/* Make the directory `path` (absolute, inside the box) below the mount point /b, parents first. */
+static void make(const char *path, mode_t mode) {
+    char at[4200];
+    if (snprintf(at, sizeof at, "/b%s", path) >= (int)sizeof at)
+        errno = ENAMETOOLONG, fail(path);
+    for (char *slash = at + 3; *slash; slash++)
+        if (*slash == '/') {
+            *slash = 0;
+            if (mkdir(at, 0755) && errno != EEXIST)
+                fail(path);
+            *slash = '/';
+        }
+    if (mkdir(at, mode) && errno != EEXIST)
+        fail(path);
+}
+
+static void limit_by_cgroup(const struct box *b, const char *name) {
+    const struct request *r = &b->request;
+    char at[400], value[32];
+    for (int i = 0; i < 2; i++) {
+        const char *base = b->cgroup == 2 ? "/cg/0" : i ? "/cg/1" : "/cg/0";
+        snprintf(at, sizeof at, "%s/%s", base, name);
+        if (mkdir(at, 0755) && errno != EEXIST)
+            fail("making a cgroup");
+        snprintf(value, sizeof value, "%llu", i ? r->pids + 1ULL : (unsigned long long)r->memory_mb << 20);
+        const char *file = i ? "pids.max" : b->cgroup == 2 ? "memory.max" : "memory.limit_in_bytes";
+        snprintf(at, sizeof at, "%s/%s/%s", base, name, file);
+        if (put(at, value))
+            fail(i ? "setting the process limit" : "setting the memory limit");
+        if (!i) { /* swap would widen the limit; either file may be missing */
+            const char *swap = b->cgroup == 2 ? "memory.swap.max" : "memory.memsw.limit_in_bytes";
+            snprintf(at, sizeof at, "%s/%s/%s", base, name, swap);
+            if (access(at, W_OK) == 0)
+                put(at, b->cgroup == 2 ? "0" : value);
+        }
+    }
+    for (int i = 0; i < (b->cgroup == 2 ? 1 : 2); i++) {
+        snprintf(at, sizeof at, "/cg/%d/%s/cgroup.procs", i, name);
+        if (put(at, "0"))
+            fail("joining a cgroup");
+    }
+}
+
+static void limit_by_rlimit(const struct box *b) {
+    const struct request *r = &b->request;
+    struct rlimit files = {1024, 4096}, none = {0, 0}, processes = {r->pids + 1, r->pids + 1};
+    struct rlimit memory = {(rlim_t)r->memory_mb << 20, (rlim_t)r->memory_mb << 20}, now;
+    if (getrlimit(RLIMIT_NOFILE, &now) == 0 && now.rlim_max < files.rlim_max)
+        files.rlim_max = now.rlim_max, files.rlim_cur = now.rlim_max < 1024 ? now.rlim_max : 1024;
+    setrlimit(RLIMIT_NOFILE, &files);
+    setrlimit(RLIMIT_CORE, &none);
+    if (!b->rootless) /* without an own uid the count would be shared with every other sandbox and program */
+        setrlimit(RLIMIT_NPROC, &processes);
+    if (!b->cgroup)
+        setrlimit(RLIMIT_AS, &memory);
+}
+
+static void make_devices(void) {
+    static const struct {
+        const char *name;
+        int minor;
+    } devices[] = {{"null", 3}, {"zero", 5}, {"full", 7}, {"random", 8}, {"urandom", 9}};
+    make("/dev", 0755);
+    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
+        char at[32], from[32];
+        snprintf(at, sizeof at, "/b/dev/%s", devices[i].name);
+        snprintf(from, sizeof from, "/d/%s", devices[i].name);
+        if (access(from, F_OK) == 0) { /* the fork server may not make devices either and has bound the host's */
+            if (put(at, "") || mount(from, at, NULL, MS_BIND, NULL))
+                fail(at + 2);
+        } else if (mknod(at, S_IFCHR | 0666, makedev(1, devices[i].minor)) || chmod(at, 0666)) {
+            fail(at + 2);
+        }
+    }
+    if (symlink("/proc/self/fd", "/b/dev/fd") || symlink("fd/0", "/b/dev/stdin") ||
+        symlink("fd/1", "/b/dev/stdout") || symlink("fd/2", "/b/dev/stderr"))
+        fail("/dev");
+    make("/dev/shm", 01777);
+    chmod("/b/dev/shm", 01777);
+}
+
+static void make_names(uint32_t uid, const char *home) {
+    char text[4400];
+    make("/etc", 0755);
+    snprintf(text, sizeof text,
+             "root:x:0:0:root:/nonexistent:/bin/sh\nagent:x:%u:%u:agent:%s:/bin/sh\n"
+             "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+             uid, uid, home);
+    if (put("/b/etc/passwd", text))
+        fail("/etc/passwd");
+    snprintf(text, sizeof text, "root:x:0:\nagent:x:%u:\nnogroup:x:65534:\n", uid);
+    if (put("/b/etc/group", text) || put("/b/etc/hosts", "127.0.0.1 localhost sandbox\n127.77.0.1 gateway\n") ||
+        put("/b/etc/hostname", "sandbox\n") || put("/b/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"))
+        fail("/etc");
+}
+
+static void bind_all(const struct request *r, const char **at) {
+    for (uint32_t i = 0; i < r->binds; i++) {
+        const char *key = next(at);
+        char from[32], path[4200], to[4300];
+        snprintf(path, sizeof path, "%.*s", (int)strcspn(key, "\n"), key);
+        snprintf(from, sizeof from, "/m/%d", bind_index(key));
+        snprintf(to, sizeof to, "/b%s", path);
+        struct stat source, target;
+        if (stat(from, &source))
+            fail(path);
+        if (stat(to, &target)) {
+            if (S_ISDIR(source.st_mode)) {
+                make(path, 0755);
+            } else {
+                char parent[4200];
+                snprintf(parent, sizeof parent, "%.*s", (int)(strrchr(path, '/') - path), path);
+                if (*parent)
+                    make(parent, 0755);
+                if (put(to, ""))
+                    fail(path);
+            }
+        }
+        if (mount(from, to, NULL, MS_BIND | MS_REC, NULL))
+            fail(path);
+    }
+}
+
+static void make_root(const struct box *b, const char *at) {
+    const struct request *r = &b->request;
+    char options[128];
+    snprintf(options, sizeof options, "size=%um,nr_inodes=%u,mode=755", r->disk_mb, r->inodes + SYSTEM_INODES);
+    if (mount("sandbox", "/b", "tmpfs", MS_NOSUID, options))
+        fail("mounting the root tmpfs");
+    for (uint32_t i = 0; i < r->links; i++) {
+        char path[4200];
+        const char *target = next(&at);
+        snprintf(path, sizeof path, "/b%s", next(&at));
+        if (symlink(target, path))
+            fail(path + 2);
+    }
+    const char *directories = at;
+    for (uint32_t i = 0; i < r->binds; i++)
+        next(&directories);
+    make_devices();
+    make_names(r->uid, directories);
+    umask(0);
+    for (uint32_t i = 0; i < r->directories; i++) {
+        const char *path = next(&directories);
+        char to[4200];
+        int shared = strcmp(path, "/tmp") == 0 || strcmp(path, "/var/tmp") == 0;
+        make(path, 0755);
+        snprintf(to, sizeof to, "/b%s", path);
+        if (chmod(to, shared ? 01777 : 0755) || (!b->rootless && chown(to, r->uid, r->uid)))
+            fail(path);
+    }
+    umask(022);
+    bind_all(r, &at);
+    make("/proc", 0555);
+    if (mount("proc", "/b/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
+        fail("mounting proc");
+    if (chdir("/b") || syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
+        fail("changing the root");
+}
+
+static int open_network(int listen_too) {
+    int k = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+    if (k < 0 || ioctl(k, SIOCSIFFLAGS, &lo))
+        fail("bringing loopback up");
+    close(k);
+    if (!listen_too)
+        return -1;
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(GATEWAY_PORT)};
+    inet_pton(AF_INET, GATEWAY_HOST, &address.sin_addr);
+    int on = 1, s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (s < 0 || setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) ||
+        bind(s, (struct sockaddr *)&address, sizeof address) || listen(s, 128))
+        fail("listening for the gateway");
+    return s;
+}
+
+static void drop_rights(const struct box *b) {
+    uint32_t uid = b->request.uid;
+    for (int capability = 0; capability <= 63; capability++)
+        prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
+    if (b->rootless) {
+        struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+        struct __user_cap_data_struct none[2] = {{0}};
+        if (syscall(SYS_capset, &head, none))
+            fail("dropping capabilities");
+        prctl(PR_SET_DUMPABLE, 0);
+    } else if (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid)) {
+        fail("changing the uid");
+    }
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_PDEATHSIG, SIGKILL)) /* setuid clears the latter */
+        fail("giving up privileges");
+}
+
+void enter_box(const struct box *b) {
+    const char *at = b->strings;
+    const char *name = next(&at);
+    control = dup2(b->control, 3);
+    close_range(4, ~0u, 0);
+    umask(022);
+    if (b->cgroup)
+        limit_by_cgroup(b, name);
+    if (unshare(CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP))
+        fail("making namespaces");
+    make_root(b, at);
+    int fds[2] = {open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), open_network(b->request.gateway)};
+    if (sethostname("sandbox", 7) || fds[0] < 0)
+        fail("entering the new root");
+    limit_by_rlimit(b);
+    drop_rights(b);
+    setsid();
+    uint32_t ready = READY;
+    if (send_packet(control, &ready, sizeof ready, fds, b->request.gateway ? 2 : 1))
+        _exit(1);
+    close(fds[0]);
+    if (fds[1] >= 0)
+        close(fds[1]);
+    run_agent(control, b->request.output_bytes, b->request.ttl_ms);
+}

@@ -1,0 +1,345 @@
+/* Starts sandboxes on request: one process per host, single-threaded, with a mount namespace of its own that holds
+ * almost nothing, so that a child copies a handful of mounts and not the machine's table.
+ *
+ *     forkserver SOCKET ROOTLESS FILTER CGROUP_VERSION [CGROUP MEMORY_DIRECTORY [PIDS_DIRECTORY]]
+ *
+ * Each request comes with the sandbox's end of its control socket, and everything about that sandbox is answered there.
+ * When the owner dies or lets go of SOCKET, all sandboxes are killed and their cgroups removed. */
+#define _GNU_SOURCE
+#include "wire.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/mount.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define BINDS_MAX 64
+#define KILLS_PER_S 500 /* a throttle: a mass of exits at once is what kernels take worst */
+
+struct child {
+    struct child *next;
+    pid_t pid; /* 0: reaped, only its cgroup is left */
+    char name[128];
+};
+
+static struct child *children;
+static struct {
+    char *key;
+    int at;
+} binds[BINDS_MAX];
+static int bind_count, bind_serial, bind_oldest;
+static int server, host_mounts, own_mounts, host_root, rootless, cgroup;
+static const char *cgroup_name, *cgroup_paths[2]; /* a cgroup of ours, made below each path */
+
+static void __attribute__((noreturn)) die(const char *stage) {
+    send_failure(server, stage, errno);
+    exit(1);
+}
+
+/* ---- mounts of the host ----------------------------------------------------------------------------------------- */
+
+static int enter_mounts(int ns) { return syscall(SYS_setns, ns, CLONE_NEWNS); }
+
+/* Show the host's `path` at `at`, a new file or directory of ours. */
+static int show(const char *path, const char *at, int readonly) {
+    struct mount_attr attributes = {.attr_set = MOUNT_ATTR_NOSUID | (readonly ? MOUNT_ATTR_RDONLY : 0)};
+    struct stat info;
+    int flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE, error;
+    if (enter_mounts(host_mounts))
+        return -1;
+    int tree = syscall(SYS_open_tree, host_root, path[1] ? path + 1 : ".", flags);
+    error = errno;
+    if (enter_mounts(own_mounts))
+        die("returning to the server's mounts");
+    errno = error;
+    if (tree < 0 || fstat(tree, &info))
+        return -1;
+    int made = S_ISDIR(info.st_mode) ? mkdir(at, 0755) : mknod(at, S_IFREG | 0644, 0);
+    if (made || syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes) ||
+        syscall(SYS_move_mount, tree, "", AT_FDCWD, at, MOVE_MOUNT_F_EMPTY_PATH)) {
+        error = errno;
+        close(tree);
+        errno = error;
+        return -1;
+    }
+    close(tree);
+    return 0;
+}
+
+/* Index of /m/N where the host's directory is shown; a key is "path\ndevice:inode", so a replaced one is seen anew. */
+int bind_index(const char *key) {
+    for (int i = 0; i < bind_count; i++)
+        if (strcmp(binds[i].key, key) == 0)
+            return binds[i].at;
+    return -1;
+}
+
+static int add_bind(const char *key) {
+    char path[4200], at[32];
+    if (bind_index(key) >= 0)
+        return 0;
+    snprintf(path, sizeof path, "%.*s", (int)strcspn(key, "\n"), key);
+    snprintf(at, sizeof at, "/m/%d", ++bind_serial);
+    if (show(path, at, 1))
+        return -1;
+    int slot = bind_count < BINDS_MAX ? bind_count++ : bind_oldest++ % BINDS_MAX;
+    if (binds[slot].key) { /* living sandboxes have copies of their own */
+        char old[32];
+        snprintf(old, sizeof old, "/m/%d", binds[slot].at);
+        umount2(old, MNT_DETACH);
+        free(binds[slot].key);
+    }
+    binds[slot].key = strdup(key), binds[slot].at = bind_serial;
+    return 0;
+}
+
+/* ---- set-up ----------------------------------------------------------------------------------------------------- */
+
+static void write_file(const char *path, const char *text) {
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, text, strlen(text)) < 0)
+        die(path);
+    close(fd);
+}
+
+static void enter_user_namespace(void) {
+    char map[64];
+    unsigned uid = geteuid(), gid = getegid();
+    if (unshare(CLONE_NEWUSER))
+        die("making a user namespace (are unprivileged ones allowed here?)");
+    write_file("/proc/self/setgroups", "deny");
+    snprintf(map, sizeof map, "1000 %u 1", uid);
+    write_file("/proc/self/uid_map", map);
+    snprintf(map, sizeof map, "1000 %u 1", gid);
+    write_file("/proc/self/gid_map", map);
+}
+
+static void bind_devices(void) {
+    static const char *names[] = {"null", "zero", "full", "random", "urandom"};
+    mkdir("/d", 0755);
+    if (!rootless && mknod("/d/probe", S_IFCHR | 0666, makedev(1, 3)) == 0) {
+        int fd = open("/d/probe", O_RDWR | O_CLOEXEC);
+        unlink("/d/probe");
+        if (fd >= 0) {
+            close(fd);
+            return;
+        }
+    }
+    for (int i = 0; i < 5; i++) {
+        char from[32], at[32];
+        snprintf(from, sizeof from, "/dev/%s", names[i]);
+        snprintf(at, sizeof at, "/d/%s", names[i]);
+        if (show(from, at, 0))
+            die(from);
+    }
+}
+
+static void enter_own_mounts(void) {
+    if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+        die("making a mount namespace (is CAP_SYS_ADMIN missing?)");
+    host_mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    host_root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (unshare(CLONE_NEWNS))
+        die("making a mount namespace");
+    own_mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    if (host_mounts < 0 || host_root < 0 || own_mounts < 0)
+        die("opening /proc/self/ns/mnt");
+    if (mount("palmette", "/tmp", "tmpfs", MS_NOSUID, "size=4m,mode=755")) /* our own view of /tmp; soon our root */
+        die("mounting tmpfs");
+    if (chdir("/tmp") || mkdir("proc", 0755) || mkdir("b", 0755) || mkdir("m", 0755) || mkdir("cg", 0755))
+        die("making the server's root");
+    if (rootless && mount("/proc", "proc", NULL, MS_BIND | MS_REC, NULL)) /* a new proc needs an old one in sight */
+        die("binding /proc");
+    if (syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
+        die("changing the server's root");
+    bind_devices();
+}
+
+static void make_cgroups(void) {
+    char at[300];
+    for (int i = 0; i < 2 && cgroup_paths[i]; i++) {
+        snprintf(at, sizeof at, "/cg/%d", i);
+        if (show(cgroup_paths[i], at, 0))
+            die(cgroup_paths[i]);
+        snprintf(at, sizeof at, "/cg/%d/%s", i, cgroup_name);
+        if (mkdir(at, 0755))
+            die("making a cgroup");
+    }
+    snprintf(at, sizeof at, "/cg/0/%s/cgroup.subtree_control", cgroup_name);
+    if (cgroup == 2)
+        write_file(at, "+memory +pids");
+}
+
+static int remove_cgroup(int i, const char *name) {
+    char at[300];
+    snprintf(at, sizeof at, "/cg/%d/%s", i, name);
+    return rmdir(at) == 0 || errno != EBUSY;
+}
+
+/* ---- sandboxes -------------------------------------------------------------------------------------------------- */
+
+static int parse(struct box *box, char *packet, size_t length) {
+    if (length <= sizeof box->request || packet[length - 1])
+        return -1;
+    memcpy(&box->request, packet, sizeof box->request);
+    box->strings = packet + sizeof box->request;
+    const char *at = box->strings, *end = packet + length;
+    const struct request *r = &box->request;
+    size_t wanted = 1 + 2 * (size_t)r->links + r->binds + r->directories, found = 0;
+    for (; at < end; at += strlen(at) + 1)
+        found++;
+    return wanted == found && r->directories > 0 && r->binds <= BINDS_MAX ? 0 : -1;
+}
+
+static void start(char *packet, size_t length, int control) {
+    struct box box = {.control = control, .cgroup = cgroup, .rootless = rootless};
+    errno = EINVAL;
+    if (parse(&box, packet, length)) {
+        send_failure(control, "a malformed request", errno);
+        return;
+    }
+    const char *at = box.strings;
+    for (uint32_t i = 0; i < 1 + 2 * box.request.links; i++)
+        at += strlen(at) + 1;
+    for (uint32_t i = 0; i < box.request.binds; i++, at += strlen(at) + 1)
+        if (add_bind(at)) {
+            send_failure(control, at, errno);
+            return;
+        }
+    struct child *child = calloc(1, sizeof *child);
+    int pidfd = -1;
+    /* legacy clone: clone3 is filtered */
+    pid_t pid = child ? syscall(SYS_clone, CLONE_NEWPID | CLONE_NEWNS | CLONE_PIDFD | SIGCHLD, 0, &pidfd, 0, 0) : -1;
+    if (pid == 0)
+        enter_box(&box);
+    if (pid < 0) {
+        send_failure(control, "forking", errno);
+        free(child);
+        return;
+    }
+    child->pid = pid, child->next = children, children = child;
+    snprintf(child->name, sizeof child->name, "%s", box.strings);
+    struct started answer = {STARTED, pid};
+    send_packet(control, &answer, sizeof answer, &pidfd, 1);
+    close(pidfd);
+}
+
+/* Remove a dead sandbox's cgroups; false while the kernel still counts a task in them. */
+static int forget(const struct child *c) {
+    int gone = 1;
+    for (int i = 0; i < 2 && cgroup_paths[i]; i++)
+        gone &= remove_cgroup(i, c->name);
+    return gone;
+}
+
+/* Reap what died and remove what it left; true while something waits to be removed. */
+static int sweep(void) {
+    int waiting = 0;
+    for (pid_t pid; (pid = waitpid(-1, NULL, WNOHANG)) > 0;)
+        for (struct child *c = children; c; c = c->next)
+            if (c->pid == pid)
+                c->pid = 0;
+    for (struct child **link = &children; *link;) {
+        struct child *c = *link;
+        if (c->pid == 0 && forget(c)) {
+            *link = c->next;
+            free(c);
+        } else {
+            waiting |= c->pid == 0;
+            link = &c->next;
+        }
+    }
+    return waiting;
+}
+
+static void __attribute__((noreturn)) end(void) {
+    for (struct child *c = children; c; c = c->next)
+        if (c->pid && kill(c->pid, SIGKILL) == 0)
+            usleep(1000000 / KILLS_PER_S);
+    for (int tries = 0; children && tries < 1000; tries++) {
+        sweep();
+        usleep(5000);
+    }
+    for (int i = 0; i < 2 && cgroup_paths[i]; i++)
+        for (int tries = 0; !remove_cgroup(i, cgroup_name) && tries < 200; tries++)
+            usleep(5000);
+    _exit(0);
+}
+
+static void serve(int owner) {
+    static char packet[REQUEST_MAX];
+    sigset_t child;
+    sigemptyset(&child), sigaddset(&child, SIGCHLD);
+    sigprocmask(SIG_SETMASK, &child, NULL);
+    int signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+    uint32_t ready = SERVER_READY;
+    send_packet(server, &ready, sizeof ready, NULL, 0);
+    for (int waiting = 0;;) {
+        struct pollfd polls[3] = {{server, POLLIN, 0}, {signals, POLLIN, 0}, {owner, POLLIN, 0}};
+        if (poll(polls, 3, waiting ? 5 : -1) < 0 && errno != EINTR)
+            end();
+        if (polls[2].revents)
+            end();
+        if (polls[1].revents) {
+            struct signalfd_siginfo info;
+            while (read(signals, &info, sizeof info) > 0)
+                ;
+        }
+        if (polls[1].revents || waiting)
+            waiting = sweep();
+        if (polls[0].revents) {
+            int control;
+            ssize_t length = receive_packet(server, packet, sizeof packet, &control);
+            if (length <= 0)
+                end();
+            if (control >= 0) {
+                start(packet, length, control);
+                close(control);
+            }
+        }
+    }
+}
+
+int main(int argc, char **argv) {
+    if (argc < 5)
+        return 2;
+    server = atoi(argv[1]), rootless = atoi(argv[2]), cgroup = atoi(argv[4]);
+    int filtered = atoi(argv[3]);
+    cgroup_name = strdup(argc > 5 ? argv[5] : "");
+    for (int i = 0; i < 2 && argc > 6 + i; i++)
+        cgroup_paths[i] = strdup(argv[6 + i]);
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0)
+        files.rlim_cur = files.rlim_max, setrlimit(RLIMIT_NOFILE, &files);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGINT, SIG_IGN); /* the owner decides; a Ctrl-C in the terminal reaches us too */
+    setsid();
+    int owner = syscall(SYS_pidfd_open, getppid(), 0);
+    if (owner < 0)
+        die("pidfd_open (Linux 5.3 or newer is needed)");
+    if (rootless)
+        enter_user_namespace();
+    enter_own_mounts();
+    make_cgroups();
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || (filtered && install_filter()))
+        die("installing the seccomp filter");
+    /* sandboxes see this command line as that of their pid 1: it must not tell them paths of the host */
+    memset(argv[0], 0, argv[argc - 1] + strlen(argv[argc - 1]) - argv[0]);
+    prctl(PR_SET_NAME, "palmette-box");
+    serve(owner);
+}

@@ -1,0 +1,74 @@
+/* What the host, the fork server and the agent say to one another. All sockets are SOCK_SEQPACKET: a packet is a frame
+ * and the kernel keeps its length. Integers are in the machine's own order; both ends are on one machine. */
+#ifndef PALMETTE_WIRE_H
+#define PALMETTE_WIRE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum to_host { SERVER_READY = 1, STARTED, READY, FAILED, OUTPUT, DONE };
+enum to_agent { SPAWN = 1, KILL };
+enum how { EXITED, SIGNALLED, TIMED_OUT };
+
+#define PACKET_MAX (160 * 1024) /* of one frame to the agent */
+#define CHUNK (48 * 1024)       /* of output in one frame to the host */
+#define REQUEST_MAX (64 * 1024) /* of one frame to the fork server */
+
+/* To the fork server, with the sandbox's end of the control socket. Strings follow, each ended by NUL: the name, then
+ * `links` pairs (target, path), then `binds` pairs (key, path; a key holds the path and its inode), then `directories`
+ * paths, writable, the first of them the work directory. */
+struct request {
+    uint32_t uid, memory_mb, pids, disk_mb, inodes, output_bytes, ttl_ms, gateway, links, binds, directories;
+};
+
+/* To the agent, with a descriptor for stdin when `has_stdin`. Strings follow: cwd, argv..., env... */
+struct spawn {
+    uint32_t type, id, timeout_ms, argc, envc, has_stdin;
+};
+
+struct kill {
+    uint32_t type, id;
+};
+
+/* To the host: FAILED is followed by the text of the stage that failed. */
+struct failed {
+    uint32_t type;
+    int32_t error;
+};
+
+struct started {
+    uint32_t type;
+    int32_t pid;
+};
+
+struct output {
+    uint32_t type, id;
+};
+
+/* The end of a command. What is left of stdout + stderr (their lengths are given, with all earlier OUTPUT) follows. */
+struct done {
+    uint32_t type, id, how;
+    int32_t code;
+    uint32_t truncated, out_bytes, err_bytes, unused;
+    uint64_t wall_us;
+};
+
+/* packet.c */
+int send_packet(int socket, const void *data, size_t length, const int *fds, int count);
+ssize_t receive_packet(int socket, void *data, size_t room, int *fd);
+void send_failure(int socket, const char *stage, int error);
+/* filter.c */
+int install_filter(void);
+/* box.c: becomes pid 1 of a new sandbox; never returns */
+struct box {
+    struct request request;
+    const char *strings;
+    int control, cgroup, rootless;
+};
+void enter_box(const struct box *box) __attribute__((noreturn));
+int bind_index(const char *key);
+/* agent.c */
+void run_agent(int control, uint32_t output_bytes, uint32_t ttl_ms) __attribute__((noreturn));
+
+#endif
