@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from palmette.rollout.outcomes import RULES, Outcome
-
-if TYPE_CHECKING:
-    from palmette.trajectory.tree import Tree
 
 Baseline = Literal["std", "mean", "leave_one_out", "none"]
 
@@ -77,12 +74,6 @@ def advantages(reward_G: np.ndarray, baseline: Baseline) -> np.ndarray:
     if baseline == "leave_one_out":
         return centred_G * (len(reward_G) / (len(reward_G) - 1))
     return centred_G
-
-
-def write_advantage(tree: Tree, advantage: float) -> None:
-    """Write a rollout's advantage on every sampled token of its tree, 0 on what was given."""
-    for node in tree.nodes():
-        tree.write("advantage", node, np.where(tree.sampled(node), np.float32(advantage), np.float32(0)))
 
 
 def _trusted(rollout: Scored) -> bool:

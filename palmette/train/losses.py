@@ -79,7 +79,7 @@ def policy_gradient(
         delta_BT = log_ratio_BT.detach()
         metrics = {
             "policy_loss": loss.detach(),
-            "clip_fraction": (cut_BT * weight_BT).sum(),
+            "clipped": (cut_BT * weight_BT).sum(),
             "ratio_mean": (r_BT * weight_BT).sum(),
             "kl": (torch.expm1(delta_BT) - delta_BT).sum() / max(totals.tokens, 1),  # KL(old, new), k3
         }

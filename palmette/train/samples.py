@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from palmette.trajectory.convert import to_branches
+
 if TYPE_CHECKING:
     from palmette.trajectory.tree import Tree
 
@@ -35,6 +37,8 @@ class Sample:
     old_logprob_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     advantage_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     teacher_logprob_T: np.ndarray | None = None
+    reference_logprob_T: np.ndarray | None = None
+    leaf: int = 0  # node of the tree it was made of, 0 for none
 
     def __post_init__(self) -> None:
         """Fill absent arrays with zeros and check that all of them describe the same tokens."""
@@ -42,7 +46,8 @@ class Sample:
         for name in ("logprob_T", "old_logprob_T", "advantage_T"):
             if len(getattr(self, name)) == 0:
                 object.__setattr__(self, name, np.zeros(length, np.float32))
-        for name in ("sampled_T", "logprob_T", "old_logprob_T", "advantage_T", "teacher_logprob_T"):
+        aligned = ("sampled_T", "logprob_T", "old_logprob_T", "advantage_T", "teacher_logprob_T", "reference_logprob_T")
+        for name in aligned:
             array = getattr(self, name)
             if array is not None and len(array) != length:
                 raise ValueError(f"{name} has {len(array)} entries for {length} tokens")
@@ -89,6 +94,7 @@ class Batch:
     old_logprob_BT: Tensor
     advantage_BT: Tensor
     teacher_logprob_BT: Tensor  # 0 where there is no teacher
+    reference_logprob_BT: Tensor  # 0 where there is no reference
 
 
 def from_demonstration(token_ids: Sequence[int], sampled: Sequence[bool]) -> Sample:
@@ -98,28 +104,38 @@ def from_demonstration(token_ids: Sequence[int], sampled: Sequence[bool]) -> Sam
 
 
 def from_tree(tree: Tree) -> list[Sample]:
-    """Make one sample of each branch that holds a sampled token.
+    """Make samples of a rollout's tree, one of each branch that owns a sampled token.
 
-    The arrays `advantage` and `teacher_logprob` are taken over where credit assignment wrote them. A shared prefix
-    appears in each of its branches, so its tokens weigh as often as branches pass through them (DESIGN 5).
+    A sampled token that several branches share is trained on in the first of them alone (`to_branches`, "once"), so
+    that a rollout weighs the same however many branches it has. The arrays `advantage` and `teacher_logprob` are
+    taken over where they were written.
     """
     found: list[Sample] = []
-    for branch in tree.branches():
-        if not branch.sampled.any():
-            continue
+    for owned in to_branches(tree):
+        branch, own_T = owned.branch, owned.own
         arrays = {"advantage_T": "advantage", "teacher_logprob_T": "teacher_logprob"}
-        written = {key: branch.array(name) for key, name in arrays.items() if name in tree.names}
+        written = {key: branch.array(name) * own_T for key, name in arrays.items() if name in tree.names}
+        turns = tuple((start + int(own_T[start:end].argmax()), end) for start, end in branch.turns if own_T[end - 1])
         found.append(
             Sample(
                 token_ids_T=branch.token_ids,
-                sampled_T=branch.sampled,
-                turns=branch.turns,
+                sampled_T=own_T,
+                turns=turns,
                 logprob_T=branch.logprob,
                 old_logprob_T=branch.logprob,
+                leaf=branch.leaf,
                 **written,
             )
         )
     return found
+
+
+def to_tree(tree: Tree, sample: Sample) -> None:
+    """Write the sample's `advantage` and `teacher_logprob` on the tree it was made of, from its first own token on."""
+    start = int(sample.sampled_T.argmax())
+    tree.write("advantage", sample.leaf, sample.advantage_T[start:].astype(np.float32))
+    if sample.teacher_logprob_T is not None:
+        tree.write("teacher_logprob", sample.leaf, sample.teacher_logprob_T[start:].astype(np.float32))
 
 
 def batches(samples: Sequence[Sample], token_budget: int) -> list[list[int]]:
@@ -167,6 +183,7 @@ def collate(samples: Sequence[Sample], device: torch.device | str = "cpu") -> Ba
         old_logprob_BT=padded("old_logprob_T", np.float32),
         advantage_BT=padded("advantage_T", np.float32),
         teacher_logprob_BT=padded("teacher_logprob_T", np.float32),
+        reference_logprob_BT=padded("reference_logprob_T", np.float32),
     )
 
 

@@ -1,0 +1,130 @@
+"""The on-policy loop: sample rollouts, let somebody fill the arrays, update, serve the new weights.
+
+Reinforcement learning and distillation are this loop with different fillers (`palmette.train.rl`,
+`palmette.train.distil`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from palmette.engine.api import Sampling
+from palmette.envs.api import Task
+from palmette.evaluate.metrics import PASS
+from palmette.progress import Progress
+from palmette.rollout.run import Rollout
+from palmette.train.forward import recompute_old, score_samples
+from palmette.train.policy import OnPolicyConfig, objective
+from palmette.train.samples import Sample, to_tree
+from palmette.train.stage import Stage, order, to_the_end
+from palmette.train.workplace import Workplace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filled:
+    """What a filler made of the rollouts of one step: samples ready to train on, the tree each is of, and numbers."""
+
+    samples: list[Sample]
+    rollouts: list[Rollout]  # one a sample
+    metrics: dict[str, float]
+
+
+Fill = Callable[[Sequence[Rollout]], Filled]
+"""Turns rollouts into samples with advantages; runs in a thread."""
+
+
+async def on_policy(
+    stage: Stage,
+    place: Workplace,
+    tasks: Sequence[Task],
+    config: OnPolicyConfig,
+    fill: Fill,
+    *,
+    model_name: str,
+    reference: PreTrainedModel | None = None,
+) -> dict[str, float]:
+    """Do all steps that are left and return the last step's metrics. Raises `ValueError` without tasks."""
+    row: dict[str, float] = {}
+    with Progress(stage.name, config.steps, "steps") as bar, stage.kept():
+        bar.update(stage.step)
+        await place.serve(stage.model)
+        while stage.step < config.steps:
+            rollouts, sampled_per_s = await _sample(stage, place, tasks, config, bar)
+            filled: Filled = await to_the_end(lambda rollouts=rollouts: fill(rollouts))
+            samples: list[Sample] = await to_the_end(
+                lambda filled=filled: _with_old(stage.model, filled.samples, config, reference)
+            )
+            for rollout, sample in zip(filled.rollouts, samples, strict=True):
+                to_tree(rollout.tree, sample)
+            place.record(rollouts, stage=stage.name, step=stage.step + 1, model=model_name)
+            update = await stage.advance(
+                lambda rng, samples=samples: _parts(samples, config, rng),
+                objective(config),
+                token_budget=config.token_budget,
+                version=place.engine.version + 1,
+                store_offset=place.recorded,
+            )
+            await place.serve(stage.model)
+            row = {**_outcomes(rollouts), **filled.metrics, **update, "sampled_tokens_per_s": sampled_per_s}
+            stage.log(**row)
+            bar.update(1, **{name: row[name] for name in ("success", "reward", "kl") if name in row})
+    return row
+
+
+async def _sample(
+    stage: Stage, place: Workplace, tasks: Sequence[Task], config: OnPolicyConfig, bar: Progress
+) -> tuple[list[Rollout], float]:
+    """Draw the rollouts of the next step; they depend on seed and step alone."""
+    start_s = time.monotonic()
+    chosen = [tasks[i] for i in order(stage.seed, len(tasks), stage.step * config.groups, config.groups)]
+    sampling = Sampling(
+        max_tokens=place.max_tokens, temperature=config.temperature, seed=stage.seed * 1_000_003 + stage.step
+    )
+    rollouts = await place.pool.run(
+        chosen,
+        samples=config.samples,
+        sampling=sampling,
+        on_done=lambda rollout: bar.update(0, tokens=rollout.sampled_tokens),
+    )
+    return rollouts, sum(r.sampled_tokens for r in rollouts) / max(time.monotonic() - start_s, 1e-9)
+
+
+def _with_old(
+    model: PreTrainedModel, samples: list[Sample], config: OnPolicyConfig, reference: PreTrainedModel | None
+) -> list[Sample]:
+    """Add what needs a forward pass: recomputed old log-probs and those of the reference."""
+    if config.old_logprob == "recompute":
+        samples = recompute_old(model, samples, config.token_budget)
+    if reference is not None:
+        scores = score_samples(reference, samples, config.token_budget)
+        samples = [replace(s, reference_logprob_T=score_T) for s, score_T in zip(samples, scores, strict=True)]
+    return samples
+
+
+def _parts(samples: Sequence[Sample], config: OnPolicyConfig, generator: np.random.Generator) -> list[list[Sample]]:
+    """Split the samples of a step into the minibatches of its epochs, shuffled anew in each."""
+    parts: list[list[Sample]] = []
+    for _ in range(config.epochs):
+        shuffled = generator.permutation(len(samples))
+        parts += [[samples[i] for i in part] for part in np.array_split(shuffled, config.minibatches)]
+    return parts
+
+
+def _outcomes(rollouts: Sequence[Rollout]) -> dict[str, Any]:
+    """Return what the rollouts say about the policy; rollouts that nobody can trust are counted apart."""
+    rewards = [r.reward for r in rollouts if r.reward is not None]
+    return {
+        "success": sum(reward >= PASS for reward in rewards) / len(rewards) if rewards else None,
+        "reward": sum(rewards) / len(rewards) if rewards else None,
+        "rollouts": len(rollouts),
+        "excluded": len(rollouts) - len(rewards),
+        "turns": sum(r.turns for r in rollouts) / max(len(rollouts), 1),
+    }

@@ -1,0 +1,262 @@
+"""Runs a recipe: tasks, base, one expert a domain, the student of all, and what each of them scored.
+
+Every stage is skipped when it has finished before; a training stage that was interrupted goes on from its last
+checkpoint. Stages and models have names: ``sft/swe`` makes ``models/sft-swe``, ``rl/swe`` ``models/expert-swe``,
+``distil`` ``models/student``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from palmette.engine.api import Sampling
+from palmette.envs.api import Task
+from palmette.errors import UserError
+from palmette.evaluate.run import evaluate
+from palmette.model.load import load_model, save_model
+from palmette.progress import Progress
+from palmette.report.html import write_report
+from palmette.report.tables import as_rich, headline
+from palmette.rollout.run import Rollout
+from palmette.run import RunDir
+from palmette.train.distil import check_renderers, fill_distillation
+from palmette.train.material import cold_start_samples, demonstrations, ready_tasks
+from palmette.train.memory import Watch
+from palmette.train.onpolicy import on_policy
+from palmette.train.policy import OnPolicyConfig
+from palmette.train.recipe import Recipe
+from palmette.train.rl import fill_outcomes
+from palmette.train.sft import sft
+from palmette.train.stage import Stage, model_dir
+from palmette.train.summary import write_summary
+from palmette.train.workplace import Workplace, open_workplace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+async def run_pipeline(recipe: Any, run: RunDir) -> None:
+    """Run a recipe of any kind in `run`, from wherever it stands. Raises `UserError`; may be cancelled at any time."""
+    await KINDS[recipe.kind](recipe, run)
+
+
+async def specialise_then_unify(recipe: Recipe, run: RunDir) -> None:
+    """Train an expert for each domain, then one student of all experts; evaluate each; write summary and report."""
+    with Watch() as watch:
+        async with open_workplace(recipe, run) as place:
+            job = _Job(recipe=recipe, run=run, place=place, tasks=await _tasks(recipe, run, place), watch=watch)
+            await _evaluate(job, "base", place.model_dir, recipe.domains)
+            for domain in recipe.domains:
+                await _specialise(job, domain)
+            await _unify(job)
+        _report(job)
+
+
+KINDS: dict[str, Callable[[Any, RunDir], Coroutine[Any, Any, None]]] = {
+    "specialise_then_unify": specialise_then_unify,
+    "base": lambda recipe, run: _base(recipe, run),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    recipe: Recipe
+    run: RunDir
+    place: Workplace
+    tasks: dict[str, dict[str, list[Task]]]  # domain -> split -> tasks
+    watch: Watch
+
+    def finish(self, stage: str, seconds: float, **summary: Any) -> None:
+        """Mark a stage as finished, with what it took."""
+        self.run.finish_stage(stage, {**summary, "seconds": round(seconds, 2), "peak_memory_gb": self.watch.peak_gb})
+
+    def load(self, path: Path) -> PreTrainedModel:
+        """Load a model for training or teaching."""
+        return load_model(path, dtype=self.recipe.model.dtype, device=self.recipe.model.device)
+
+
+async def _base(recipe: Any, run: RunDir) -> None:
+    from palmette.train.base.train import train_base
+
+    await train_base(recipe, run)
+
+
+async def _tasks(recipe: Recipe, run: RunDir, place: Workplace) -> dict[str, dict[str, list[Task]]]:
+    start_s = time.monotonic()
+    tasks, dropped = await ready_tasks(recipe, run, place)
+    if not run.stage_done("tasks"):
+        counts = {f"{d}_{split}": len(each) for d, splits in tasks.items() for split, each in splits.items()}
+        run.finish_stage("tasks", {**counts, "dropped": dropped, "seconds": round(time.monotonic() - start_s, 2)})
+    return tasks
+
+
+async def _evaluate(job: _Job, name: str, path: Path, domains: Sequence[str]) -> None:
+    """Measure the model directory `path` on the held-out tasks of `domains`, as stage ``evaluate/<name>``."""
+    stage = f"evaluate/{name}"
+    if job.run.stage_done(stage):
+        return
+    start_s = time.monotonic()
+    config, place = job.recipe.eval, job.place
+    tasks = [task for domain in domains for task in job.tasks[domain]["heldout"]]
+    await place.serve(job.load(path))
+    sampling = Sampling(max_tokens=place.max_tokens, temperature=config.temperature, seed=job.recipe.seed)
+    with Progress(stage, len(tasks) * config.samples, "rollouts") as bar:
+        solved: list[float] = []
+
+        def on_done(rollout: Rollout) -> None:
+            if rollout.reward is not None:
+                solved.append(float(rollout.reward >= 1))
+            success = sum(solved) / len(solved) if solved else 0.0
+            bar.update(1, tokens=rollout.sampled_tokens, success=success)
+
+        result = await evaluate(tasks, pool=place.pool, samples=config.samples, sampling=sampling, on_done=on_done)
+    place.record(result.rollouts, stage=stage, step=0, model=name.split("-")[0])
+    numbers = {f"pass_1/{domain}": score.pass_1 for domain, score in result.domains.items()}
+    job.run.metrics(stage, 0, **numbers)
+    job.finish(stage, time.monotonic() - start_s, **result.to_dict())
+
+
+async def _specialise(job: _Job, domain: str) -> None:
+    """Train the expert of one domain: demonstrations first, then reinforcement learning."""
+    stages = job.recipe.stages
+    start = job.place.model_dir
+    if "sft" in stages:
+        start = await _sft(job, domain, start)
+        await _evaluate(job, f"sft-{domain}", start, [domain])
+    if "rl" in stages:
+        start = await _rl(job, domain, start)
+        await _evaluate(job, f"expert-{domain}", start, [domain])
+
+
+async def _sft(job: _Job, domain: str, start: Path) -> Path:
+    name, target = f"sft/{domain}", model_dir(job.run, f"sft-{domain}")
+    if job.run.stage_done(name):
+        return target
+    config, start_s = job.recipe.sft, time.monotonic()
+    samples = await demonstrations(job.run, domain, job.tasks[domain]["train"], job.place)
+    shown_s = time.monotonic() - start_s
+    stage = Stage(
+        job.run,
+        name,
+        job.load(start),
+        config.optim,
+        updates=config.steps(len(samples)),
+        seed=job.recipe.seed,
+        checkpoint_every=config.checkpoint_every,
+    )
+    row = await sft(stage, samples, config)
+    save_model(stage.model, start, target)
+    job.finish(name, shown_s + stage.seconds, steps=stage.step, demonstrations=len(samples), loss=row.get("loss"))
+    return target
+
+
+async def _rl(job: _Job, domain: str, start: Path) -> Path:
+    name, target = f"rl/{domain}", model_dir(job.run, f"expert-{domain}")
+    if job.run.stage_done(name):
+        return target
+    config = job.recipe.rl
+    stage = _on_policy_stage(job, name, start, config)
+    row = await on_policy(
+        stage,
+        job.place,
+        job.tasks[domain]["train"],
+        config,
+        lambda rollouts: fill_outcomes(rollouts, config.baseline),
+        model_name="expert",
+        reference=job.load(start) if config.reference_kl else None,
+    )
+    save_model(stage.model, start, target)
+    job.finish(name, stage.seconds, steps=stage.step, success=row.get("success"))
+    return target
+
+
+async def _unify(job: _Job) -> None:
+    """Distil the experts of all domains into one student that starts from the base."""
+    if "distil" not in job.recipe.stages:
+        return
+    run, config, start, target = job.run, job.recipe.distil, job.place.model_dir, model_dir(job.run, "student")
+    if not run.stage_done("distil"):
+        teachers = {domain: _teacher(job, domain) for domain in job.recipe.domains}
+        check_renderers(job.place.renderer, teachers)
+        warm = await _cold_start(job, start)
+        models = {domain: job.load(path) for domain, path in teachers.items()}
+        stage = _on_policy_stage(job, "distil", warm, config)
+        row = await on_policy(
+            stage,
+            job.place,
+            _mixed([job.tasks[domain]["train"] for domain in job.recipe.domains]),
+            config,
+            lambda rollouts: fill_distillation(rollouts, models, config),
+            model_name="student",
+            reference=job.load(start) if config.reference_kl else None,
+        )
+        save_model(stage.model, start, target)
+        job.finish("distil", stage.seconds, steps=stage.step, success=row.get("success"))
+    await _evaluate(job, "student", target, job.recipe.domains)
+
+
+async def _cold_start(job: _Job, start: Path) -> Path:
+    """Let the student imitate what the experts solved while they learned, so that it meets their states at all."""
+    name, target = "cold_start", model_dir(job.run, "cold-start")
+    if job.run.stage_done(name):
+        return target
+    config = job.recipe.sft.model_copy(update={"epochs": job.recipe.distil.cold_start})
+    samples = cold_start_samples(job.run, job.recipe) if job.recipe.distil.cold_start else []
+    if not samples:
+        return start
+    stage = Stage(
+        job.run,
+        name,
+        job.load(start),
+        config.optim,
+        updates=config.steps(len(samples)),
+        seed=job.recipe.seed,
+        checkpoint_every=config.checkpoint_every,
+    )
+    row = await sft(stage, samples, config)
+    save_model(stage.model, start, target)
+    job.finish(name, stage.seconds, steps=stage.step, trajectories=len(samples), loss=row.get("loss"))
+    return target
+
+
+def _on_policy_stage(job: _Job, name: str, start: Path, config: OnPolicyConfig) -> Stage:
+    return Stage(
+        job.run,
+        name,
+        job.load(start),
+        config.optim,
+        updates=config.updates,
+        seed=job.recipe.seed,
+        checkpoint_every=config.checkpoint_every,
+    )
+
+
+def _teacher(job: _Job, domain: str) -> Path:
+    """Return the model that teaches a domain: the recipe's own choice, else the furthest this run has trained."""
+    if domain in job.recipe.distil.teachers:
+        return Path(job.recipe.distil.teachers[domain])
+    for name in (f"expert-{domain}", f"sft-{domain}"):
+        if model_dir(job.run, name).is_dir():
+            return model_dir(job.run, name)
+    raise UserError(f"nobody teaches {domain}: name a model in distil.teachers.{domain}, or run the stages sft and rl")
+
+
+def _mixed(lists: Sequence[Sequence[Task]]) -> list[Task]:
+    """Return the tasks of all domains."""
+    return [task for tasks in lists for task in tasks]
+
+
+def _report(job: _Job) -> None:
+    start_s = time.monotonic()
+    summary = write_summary(job.recipe, job.run)
+    path = write_report(job.run.path)
+    job.finish("report", time.monotonic() - start_s)
+    console = Console()
+    console.print(as_rich(headline(summary["domains"])))
+    console.print(f"report: {path}", highlight=False)

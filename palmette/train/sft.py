@@ -1,0 +1,52 @@
+"""Supervised fine-tuning: demonstrations fill the arrays, the loss is the likelihood of the sampled tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from palmette.progress import Progress
+from palmette.train.losses import Terms, nll
+from palmette.train.optim import OptimConfig
+from palmette.train.samples import Batch, Sample, Totals
+from palmette.train.stage import Stage, order
+
+
+class SftConfig(BaseModel):
+    """Training on demonstrations."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    epochs: float = Field(default=3.0, gt=0, description="passes over the demonstrations")
+    batch: int = Field(default=32, ge=1, description="demonstrations a step")
+    token_budget: int = Field(default=8192, ge=1, description="padded tokens of a micro-batch")
+    checkpoint_every: int = Field(default=20, ge=1, description="steps between checkpoints")
+    optim: OptimConfig = Field(
+        default_factory=lambda: OptimConfig(lr=1e-3, decay="cosine"), description="how weights move"
+    )
+
+    def steps(self, count: int) -> int:
+        """Return the number of steps over `count` demonstrations."""
+        return max(round(self.epochs * count / self.batch), 1)
+
+
+async def sft(stage: Stage, samples: Sequence[Sample], config: SftConfig) -> dict[str, float]:
+    """Train for all steps that are left; return the last step's metrics. Raises `ValueError` without samples."""
+    total = config.steps(len(samples))
+    row: dict[str, float] = {}
+    with Progress(stage.name, total, "steps") as bar, stage.kept():
+        bar.update(stage.step)
+        while stage.step < total:
+            chosen = order(stage.seed, len(samples), stage.step * config.batch, config.batch)
+            batch = [samples[i] for i in chosen]
+            row = await stage.advance(lambda _rng, batch=batch: [batch], likelihood, token_budget=config.token_budget)
+            stage.log(**row)
+            bar.update(1, loss=row["loss"], tokens=row["tokens"])
+    return row
+
+
+def likelihood(logprob_BT: Tensor, batch: Batch, totals: Totals) -> Terms:
+    """Return the mean negative log-likelihood of the sampled tokens."""
+    return nll(logprob_BT, batch.sampled_BT, totals)

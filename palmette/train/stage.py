@@ -1,0 +1,164 @@
+"""A training stage that may be interrupted at any moment: its weights, optimiser, random state and position."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import numpy as np
+
+from palmette.run import RunDir
+from palmette.train import checkpoint
+from palmette.train.checkpoint import Position
+from palmette.train.optim import OptimConfig, Optimiser
+from palmette.train.samples import Sample
+from palmette.train.step import Objective, train_step
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Stage:
+    """One stage of a run that trains `model`; goes on from its last checkpoint if there is one.
+
+    `step` steps are done. Everything random comes from the run's seed and the stage's name, so an interrupted stage
+    ends with the weights of one that was not.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        name: str,
+        model: PreTrainedModel,
+        config: OptimConfig,
+        *,
+        updates: int,
+        seed: int,
+        checkpoint_every: int,
+    ) -> None:
+        self.run, self.name, self.model = run, name, model
+        self.optimiser = Optimiser(model, config, max(updates, 1))
+        self.seed = crc32(f"{seed}/{name}".encode())
+        self.generator = np.random.default_rng(self.seed)
+        self._every = checkpoint_every
+        self._folder = run.path / "checkpoints" / name
+        self._position = Position(step=0, version=0)
+        self._saved = -1
+        self._started_s = time.monotonic()
+        if found := checkpoint.latest(self._folder):
+            self._position = checkpoint.load(found, model, self.optimiser, self.generator)
+            self._saved = self._position.step
+
+    @property
+    def step(self) -> int:
+        """Number of finished steps."""
+        return self._position.step
+
+    @property
+    def store_offset(self) -> int:
+        """Records of the tree store that belong to the finished steps."""
+        return self._position.store_offset
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that this stage took, over all attempts, as far as checkpoints tell."""
+        return self._position.extra.get("seconds", 0.0) + time.monotonic() - self._started_s
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Save the finished steps when what runs inside is cancelled or done."""
+        try:
+            yield
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            self._save()
+            raise
+        self._save()
+
+    async def advance(
+        self,
+        parts: Callable[[np.random.Generator], Sequence[Sequence[Sample]]],
+        objective: Objective,
+        *,
+        token_budget: int,
+        version: int = 0,
+        store_offset: int = 0,
+    ) -> dict[str, float]:
+        """Do one step in a thread: an update for each part that has samples; return the mean of their metrics.
+
+        A cancellation waits for the step to end, so weights and position always agree.
+        """
+
+        def work() -> dict[str, float]:
+            rows = [
+                train_step(self.model, self.optimiser, part, objective, token_budget=token_budget, entropy=True)
+                for part in parts(self.generator)
+                if part
+            ]
+            self._position = Position(
+                step=self.step + 1, version=version, store_offset=store_offset, extra=self._position.extra
+            )
+            return _mean(rows)
+
+        row = await to_the_end(work)
+        if self.step % self._every == 0:
+            self._save()
+        return row
+
+    def log(self, **numbers: float | int | str | bool | None) -> None:
+        """Write one row of metrics for the step that was finished last."""
+        self.run.metrics(self.name, self.step, **numbers)
+
+    def _save(self) -> None:
+        if self._saved == self.step:
+            return
+        seconds = self.seconds
+        position = Position(
+            step=self.step,
+            version=self._position.version,
+            store_offset=self._position.store_offset,
+            extra={"seconds": seconds},
+        )
+        checkpoint.save(self._folder, self.model, self.optimiser, self.generator, position)
+        self._position, self._started_s, self._saved = position, time.monotonic(), self.step
+
+
+async def to_the_end(work: Callable[[], Any]) -> Any:
+    """Run `work` in a thread; if the caller is cancelled meanwhile, wait for it before letting the cancellation out."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+
+
+def order(seed: int, count: int, start: int, size: int) -> list[int]:
+    """Return items `start` .. `start + size` of an endless sequence of shuffles of range(count).
+
+    Depends on nothing but its arguments: step k of a stage asks for ``order(seed, n, k * size, size)``.
+    """
+    if count < 1:
+        raise ValueError("nothing to put in order")
+    shuffles: dict[int, np.ndarray] = {}
+    chosen: list[int] = []
+    for place in range(start, start + size):
+        epoch, index = divmod(place, count)
+        if epoch not in shuffles:
+            shuffles[epoch] = np.random.default_rng([seed, epoch]).permutation(count)
+        chosen.append(int(shuffles[epoch][index]))
+    return chosen
+
+
+def model_dir(run: RunDir, name: str) -> Path:
+    """Return where a run keeps the model `name`, e.g. ``models/expert-swe``, as an ordinary model directory."""
+    return run.path / "models" / name
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: sum(row.get(name, 0.0) for row in rows) / len(rows) for name in names}

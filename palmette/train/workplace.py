@@ -1,0 +1,99 @@
+"""Where a run's agents work: engine, gateway, sandboxes, grader and pool, opened once and closed whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from palmette.chat.template import Renderer
+from palmette.engine.local import LocalEngine
+from palmette.envs.grade import Grader
+from palmette.gateway.app import Gateway
+from palmette.model.load import load_model, resolve_model
+from palmette.rollout.pool import Pool
+from palmette.rollout.record import save_rollouts
+from palmette.rollout.run import Rollout
+from palmette.run import RunDir
+from palmette.sandbox.api import Host
+from palmette.sandbox.hosts import open_host
+from palmette.scaffolds.names import open_scaffold
+from palmette.train.checkpoint import weights
+from palmette.trajectory.store import TreeStore
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from palmette.train.recipe import Recipe
+
+
+class Workplace:
+    """Everything a rollout needs, and the store where rollouts are kept. Made by `open_workplace`."""
+
+    def __init__(
+        self,
+        *,
+        model_dir: Path,
+        renderer: Renderer,
+        engine: LocalEngine,
+        host: Host,
+        grader: Grader,
+        pool: Pool,
+        store: TreeStore,
+        max_tokens: int,
+    ) -> None:
+        self.model_dir, self.renderer, self.engine = model_dir, renderer, engine
+        self.host, self.grader, self.pool = host, grader, pool
+        self.max_tokens = max_tokens
+        self._store = store
+        self.recorded = len(store)
+
+    async def serve(self, model: PreTrainedModel) -> None:
+        """Let the engine answer with the weights of `model` from now on, under the next version."""
+        await self.engine.load(weights(model), self.engine.version + 1)
+
+    def record(self, rollouts: Sequence[Rollout], **extra: str | int) -> None:
+        """Keep rollouts in the run's tree store, with `extra` (stage, step, model) beside their own metadata."""
+        save_rollouts(self._store, rollouts, **extra)
+        self.recorded += len(rollouts)
+
+
+@asynccontextmanager
+async def open_workplace(recipe: Recipe, run: RunDir) -> AsyncIterator[Workplace]:
+    """Open what `recipe` names; closes it all in reverse, also after a failure half-way. Raises `UserError`."""
+    import torch
+
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    model_dir = resolve_model(recipe.model.path)
+    renderer = Renderer.from_dir(model_dir)
+    async with AsyncExitStack() as stack:
+        host = open_host(recipe.sandbox)
+        stack.push_async_callback(host.close)
+        engine = LocalEngine(
+            load_model(model_dir, dtype=recipe.model.dtype, device=recipe.model.device),
+            stop_ids=renderer.stop_ids,
+            max_batch=recipe.concurrency,
+        )
+        stack.push_async_callback(engine.close)
+        gateway = Gateway(engine, renderer)
+        await gateway.start()
+        stack.push_async_callback(gateway.close)
+        grader = Grader(host)
+        yield Workplace(
+            model_dir=model_dir,
+            renderer=renderer,
+            engine=engine,
+            host=host,
+            grader=grader,
+            pool=Pool(
+                gateway=gateway,
+                host=host,
+                grader=grader,
+                scaffold=open_scaffold(recipe.scaffold),
+                concurrency=recipe.concurrency,
+            ),
+            store=TreeStore(run.path / "trees"),
+            max_tokens=recipe.max_tokens,
+        )
