@@ -1,0 +1,279 @@
+"""Whatever comes in, the answer is 4xx in OpenAI's format and nothing is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from palmette.engine.api import Sampling
+from palmette.engine.scripted import ScriptedEngine
+from palmette.errors import UserError
+from palmette.gateway import openai_chat
+from palmette.gateway.app import Gateway
+from palmette.gateway.refusal import Refusal
+
+USER = {"role": "user", "content": "x"}
+DEEP = "[" * 5000 + "]" * 5000
+
+
+def call(arguments: Any = "{}", **other: Any) -> dict[str, Any]:
+    return {"id": "c", "type": "function", "function": {"name": "bash", "arguments": arguments}} | other
+
+
+def said(**fields: Any) -> dict[str, Any]:
+    return {"messages": [USER, {"role": "assistant", "content": None} | fields, USER]}
+
+
+BAD: list[tuple[Any, str]] = [
+    (b"", "body"),
+    (b"{", "body"),
+    (b"\xff\xfe", "body"),
+    (b"[]", "body"),
+    (b'"x"', "body"),
+    (b'{"messages": ["\\ud800"]}', "body"),
+    (DEEP.encode(), "body"),
+    (('{"messages": ' + "[" * 200 + "]" * 200 + "}").encode(), "body"),
+    ({}, "messages"),
+    ({"messages": []}, "messages"),
+    ({"messages": "hi"}, "messages"),
+    ({"messages": ["hi"]}, "messages[0]"),
+    ({"messages": [{}]}, "messages[0].role"),
+    ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+    ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},
+     "messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, "messages[0].content[0].text"),
+    ({"messages": [USER, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id"),
+    (said(tool_calls={}), "messages[1].tool_calls"),
+    (said(tool_calls=[3]), "messages[1].tool_calls[0]"),
+    (said(tool_calls=[call(id=7)]), "messages[1].tool_calls[0].id"),
+    (said(tool_calls=[call(function=None)]), "messages[1].tool_calls[0].function"),
+    (said(tool_calls=[call("{oops")]), "messages[1].tool_calls[0].function.arguments"),
+    (said(tool_calls=[call("[1]")]), "messages[1].tool_calls[0].function.arguments"),
+    (said(tool_calls=[call('{"a": ' + DEEP + "}")]), "messages[1].tool_calls[0].function.arguments"),
+    (said(tool_calls=[call('{"a": ' + "[" * 100 + "]" * 100 + "}")]), "messages[1].tool_calls[0].function.arguments"),
+    ({"messages": [USER], "tools": {}}, "tools"),
+    ({"messages": [USER], "tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ({"messages": [USER], "tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name"),
+    ({"messages": [USER], "tools": [{"type": "function", "function": {"name": "a", "parameters": []}}]},
+     "tools[0].function.parameters"),
+    ({"messages": [USER], "max_tokens": 0}, "max_tokens"),
+    ({"messages": [USER], "max_tokens": "9"}, "max_tokens"),
+    ({"messages": [USER], "max_tokens": True}, "max_tokens"),
+    ({"messages": [USER], "temperature": "hot"}, "temperature"),
+    ({"messages": [USER], "top_p": 3}, "top_p"),
+    ({"messages": [USER], "stream": "yes"}, "stream"),
+    ({"messages": [USER], "stream_options": []}, "stream_options"),
+    ({"messages": [USER], "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+    ({"messages": [USER], "n": 2}, "n"),
+    ({"messages": [USER], "top_logprobs": 5}, "top_logprobs"),
+    ({"messages": [USER], "response_format": {"type": "json_object"}}, "response_format"),
+    ({"messages": [USER], "functions": [{"name": "f"}]}, "functions"),
+]  # fmt: skip
+
+
+async def test_bad_requests_are_named_and_leave_no_trace(
+    open_gateway: Callable[..., Any], http: aiohttp.ClientSession, say: Callable[..., list[int]]
+) -> None:
+    engine = ScriptedEngine([say("never")])
+    gateway = await open_gateway(engine)
+    session = gateway.open_session(Sampling())
+    for body, param in BAD:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        async with http.post(url(gateway, session.base_url), data=data) as response:
+            answer = await response.json()
+            assert "error" in answer, data[:200]
+            error = answer["error"]
+            assert (response.status, error["param"]) == (400, param), (data[:200], error)
+            assert error["type"] == "invalid_request_error"
+            assert error["message"]
+    assert (engine.calls, session.turns, session.tree.num_tokens, session.conversation) == ([], 0, 0, [])
+    assert session.failure is None
+
+
+def url(gateway: Gateway, base: str) -> str:
+    return f"http://127.0.0.1:{gateway.port}{base}/chat/completions"
+
+
+def test_every_refused_field_is_refused_and_every_allowed_value_is_not() -> None:
+    for name, fate in openai_chat.FIELDS.items():
+        body: dict[str, Any] = {"messages": [USER]}
+        if fate == "refused":
+            with pytest.raises(Refusal) as refused:
+                openai_chat.read(json.dumps(body | {name: {"strange": 1}}).encode())
+            assert refused.value.body["error"]["param"] == name
+        if fate == "ignored":
+            openai_chat.read(json.dumps(body | {name: {"strange": 1}}).encode())
+        openai_chat.read(json.dumps(body | ({} if name == "messages" else {name: None})).encode())
+    openai_chat.read(json.dumps({"messages": [USER], "n": 1, "response_format": {"type": "text"}}).encode())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=12,
+)
+NAMES = st.sampled_from([*openai_chat.FIELDS, "role", "content", "tool_calls", "function", "arguments", "name", "type"])
+BODIES = st.dictionaries(NAMES, JSON | st.lists(st.dictionaries(NAMES, JSON, max_size=4), max_size=3), max_size=6)
+
+
+@given(BODIES)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+def test_any_json_is_read_or_refused(body: dict[str, Any]) -> None:
+    """`Refusal` is the only thing that may come out of a bad body, and it names a field."""
+    refused: Refusal | None = None
+    try:
+        assert openai_chat.read(json.dumps(body).encode()).ask.messages
+    except Refusal as error:
+        refused = error
+    if refused is not None:
+        assert refused.status == 400
+        assert refused.body["error"]["param"]
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    with pytest.raises(Refusal):
+        openai_chat.read(body)
+
+
+async def test_unknown_sessions_and_routes(
+    open_gateway: Callable[..., Any], http: aiohttp.ClientSession, say: Callable[..., list[int]]
+) -> None:
+    gateway = await open_gateway(ScriptedEngine([]))
+    session = gateway.open_session(Sampling())
+    closed = gateway.close_session(session.key)
+    assert closed is session
+    root = f"http://127.0.0.1:{gateway.port}"
+    for base, status in [
+        ("/s/secret-key/v1", 404),
+        (session.base_url, 404),
+        ("/v1", 401),
+        ("/v2", 404),
+        ("/s//v1", 404),
+    ]:
+        async with http.post(f"{root}{base}/chat/completions", json={"messages": [USER]}) as response:
+            text = await response.text()
+            assert response.status == status
+            assert json.loads(text)["error"]["message"]
+            assert "secret" not in text
+            assert session.key not in text
+    async with http.get(f"{root}/v1/chat/completions") as response:
+        assert response.status == 405
+    async with http.get(f"{root}/s/secret-key/v1/models") as response:
+        assert response.status == 404
+    async with http.get(f"{root}/health") as response:
+        assert await response.json() == {"status": "ok", "sessions": 0, "under_way": 0}
+
+
+async def test_large_bodies_are_refused_declared_or_not(
+    open_gateway: Callable[..., Any], http: aiohttp.ClientSession
+) -> None:
+    gateway = await open_gateway(ScriptedEngine([]), max_body_bytes=1000)
+    session = gateway.open_session(Sampling())
+
+    async def endless() -> Any:
+        for _ in range(100):
+            yield b"x" * 100
+
+    for data in (b"x" * 1001, endless()):
+        async with http.post(url(gateway, session.base_url), data=data) as response:
+            assert response.status == 413
+            assert (await response.json())["error"]["code"] == "request_too_large"
+
+
+async def test_too_many_at_once_are_told_to_come_back(
+    open_gateway: Callable[..., Any], http: aiohttp.ClientSession, say: Callable[..., list[int]]
+) -> None:
+    gateway = await open_gateway(ScriptedEngine(lambda prompt: say("ok"), delay_s=0.3), max_under_way=2)
+    sessions = [gateway.open_session(Sampling()) for _ in range(3)]
+
+    async def ask(base: str) -> tuple[int, str | None]:
+        async with http.post(url(gateway, base), json={"messages": [USER]}) as response:
+            await response.read()
+            return response.status, response.headers.get("retry-after")
+
+    answers = await asyncio.gather(*(ask(session.base_url) for session in sessions))
+    assert sorted(answers, key=str) == [(200, None), (200, None), (429, "1")]
+    assert sorted(str(session.failure) for session in sessions) == ["None", "None", "overloaded"]
+
+
+async def test_a_client_that_leaves_cancels_its_generation(
+    open_gateway: Callable[..., Any], http: aiohttp.ClientSession, say: Callable[..., list[int]]
+) -> None:
+    ended: list[str] = []
+
+    class Slow(ScriptedEngine):
+        async def complete(self, prompt_ids: Any, sampling: Sampling) -> Any:
+            try:
+                return await super().complete(prompt_ids, sampling)
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+
+    gateway = await open_gateway(Slow(lambda prompt: say("late"), delay_s=30))
+    session = gateway.open_session(Sampling())
+    with pytest.raises(asyncio.TimeoutError):
+        await http.post(url(gateway, session.base_url), json={"messages": [USER]}, timeout=aiohttp.ClientTimeout(0.2))
+    for _ in range(100):
+        if ended:
+            break
+        await asyncio.sleep(0.02)
+    assert ended == ["cancelled"]
+    assert (session.turns, session.tree.num_tokens) == (0, 0)
+
+
+async def test_closing_a_session_ends_what_is_under_way(
+    open_gateway: Callable[..., Any], http: aiohttp.ClientSession, say: Callable[..., list[int]]
+) -> None:
+    gateway = await open_gateway(ScriptedEngine(lambda prompt: say("late"), delay_s=30))
+    session = gateway.open_session(Sampling())
+
+    async def ask() -> int:
+        async with http.post(url(gateway, session.base_url), json={"messages": [USER]}) as response:
+            return response.status
+
+    asking = asyncio.create_task(ask())
+    while not session._under_way:
+        await asyncio.sleep(0.01)
+    gateway.close_session(session.key)
+    assert await asyncio.wait_for(asking, 5) == 404
+    assert (session.turns, session.tree.num_tokens) == (0, 0)
+
+
+async def test_a_port_in_use_is_a_user_error(open_gateway: Callable[..., Any]) -> None:
+    gateway = await open_gateway(ScriptedEngine([]))
+    second = Gateway(gateway.engine, gateway.renderer, port=gateway.port)
+    with pytest.raises(UserError, match=f"port {gateway.port} on 127.0.0.1 is in use"):
+        await second.start()
+
+
+async def test_public_mode(
+    open_gateway: Callable[..., Any], http: aiohttp.ClientSession, say: Callable[..., list[int]]
+) -> None:
+    seen: list[Sampling] = []
+
+    class Watching(ScriptedEngine):
+        async def complete(self, prompt_ids: Any, sampling: Sampling) -> Any:
+            seen.append(sampling)
+            return await super().complete(prompt_ids, sampling)
+
+    gateway = await open_gateway(Watching(lambda prompt: say("hi")), public_key="open sesame")
+    body = {"messages": [USER], "temperature": 0.25, "seed": 5, "max_tokens": 9}
+    for key, status in [("open sesame", 200), ("open", 401), ("", 401)]:
+        headers = {"authorization": f"Bearer {key}"}
+        async with http.post(url(gateway, "/v1"), json=body, headers=headers) as response:
+            assert response.status == status
+    assert [(s.temperature, s.seed, s.max_tokens) for s in seen] == [(0.25, 5, 9)]
+    anyone = await open_gateway(ScriptedEngine([say("hi")]), public_key="")
+    async with http.post(url(anyone, "/v1"), json=body) as response:
+        assert response.status == 200
