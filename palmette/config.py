@@ -97,7 +97,8 @@ def _parse_override(override: str, model: type[BaseModel]) -> tuple[tuple[str, .
         raise UserError(f"--set {override}: expected KEY=VALUE, such as --set train.steps=20")
     for depth in range(1, len(keys)):
         outer = _annotation_at(model, keys[:depth])
-        if outer is not None and not _models(outer) and dict not in map(get_origin, _options(outer)):
+        is_section = _models(outer) or any(get_origin(option) is dict for option in _options(outer))
+        if outer is not None and not is_section:
             raise UserError(f"--set {override}: '{'.'.join(keys[:depth])}' is a value, not a section")
     raw = raw.strip()
     quoted = raw[:1] in ('"', "'")

@@ -141,6 +141,14 @@ def test_written_recipe_explains_itself():
     assert "# limit is not set" in lines
 
 
+def test_a_default_is_that_of_the_place_and_not_of_the_type():
+    class Outer(BaseModel):
+        fast: Stage = Stage(lr=1.0)
+
+    assert "lr = 1.0" in dump_toml(Outer()).splitlines()
+    assert "lr = 0.003  # default: 1.0" in dump_toml(Outer(fast=Stage())).splitlines()
+
+
 def test_a_none_that_cannot_be_written_is_refused():
     class Odd(BaseModel):
         limit: int | None = 3

@@ -5,21 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from palmette.commands.interrupt import run_interruptibly
 from palmette.commands.locate import find_run
-from palmette.config import find_recipe, load_recipe
+from palmette.config import find_recipe
 from palmette.errors import UserError
 from palmette.run import RunDir, seed_everything
 
 
 def start(recipe: str, overrides: Sequence[str], *, name: str, runs: Path, fresh: bool, resume: bool) -> int:
     """Run a recipe in a new run directory. Returns the exit code; raises `UserError` if a run of that name is there."""
-    from palmette.train.recipe import Recipe
+    from palmette.train.recipe import read_recipe
 
     path = find_recipe(recipe)
-    resolved = load_recipe(path, overrides, Recipe)
-    run_path = runs / (name or path.stem)
+    resolved: Any = read_recipe(path, overrides)
+    named = resolved.name if "name" in resolved.model_fields_set else path.stem
+    run_path = runs / (name or named)
     if fresh and run_path.exists():
         aside = _set_aside(run_path)
         print(f"moved the earlier run to {aside}", file=sys.stderr)
@@ -37,9 +39,9 @@ def resume(name: str, *, runs: Path) -> int:
 
 def _work(run: RunDir) -> int:
     from palmette.train.pipeline import run_pipeline
-    from palmette.train.recipe import Recipe
+    from palmette.train.recipe import read_recipe
 
-    recipe = load_recipe(run.config_path, (), Recipe)
+    recipe = read_recipe(run.config_path, ())
     print(f"run {run.path}, seed {run.seed}", file=sys.stderr)
     try:
         with run.attempt():

@@ -1,0 +1,45 @@
+"""``palmette serve``: the OpenAI protocol, answered by a model in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from palmette.chat.template import Renderer
+from palmette.commands.interrupt import run_interruptibly
+from palmette.commands.locate import find_model
+from palmette.gateway.app import Gateway
+
+
+def serve(model: str, *, host: str, port: int, key: str, runs: Path) -> None:
+    """Serve a model until Ctrl-C. Raises `UserError` for a model that is not there and a port that is taken."""
+    model_dir = find_model(model, runs)
+    try:
+        run_interruptibly(_serve(model_dir, host=host, port=port, key=key))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+
+
+async def _serve(model_dir: Path, *, host: str, port: int, key: str) -> None:
+    from palmette.engine.local import LocalEngine
+    from palmette.model.load import load_model
+
+    renderer = Renderer.from_dir(model_dir)
+    async with AsyncExitStack() as stack:
+        engine = LocalEngine(load_model(model_dir), stop_ids=renderer.stop_ids)
+        stack.push_async_callback(engine.close)
+        gateway = Gateway(engine, renderer, host=host, port=port, public_key=key)
+        await gateway.start()
+        stack.push_async_callback(gateway.close)
+        url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{gateway.port}/v1"
+        bearer = f" -H 'Authorization: Bearer {key}'" if key else ""
+        print(f"{model_dir} answers the OpenAI protocol; stop it with Ctrl-C")
+        print(f"  OPENAI_BASE_URL={url} OPENAI_API_KEY={key or 'any'}")
+        print(
+            f"  curl {url}/chat/completions -H 'Content-Type: application/json'{bearer} "
+            """-d '{"model": "palmette", "messages": [{"role": "user", "content": "Hello"}]}'""",
+            flush=True,
+        )
+        await asyncio.Event().wait()
