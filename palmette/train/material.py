@@ -14,7 +14,7 @@ import numpy as np
 from palmette.envs.api import Split, Task
 from palmette.envs.build import build_tasks
 from palmette.envs.check import check_tasks
-from palmette.envs.demonstrate import demonstrate
+from palmette.rollout.demonstrate import demonstrate
 from palmette.envs.task import load_task
 from palmette.errors import UserError
 from palmette.evaluate.metrics import PASS
