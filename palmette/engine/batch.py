@@ -65,8 +65,9 @@ class Batch:
         self._chunk = chunk
         self._rows: list[_Row] = []
         self._ready = 0  # rows whose prompt has been fed; the others were admitted since the last step
-        self._offsets: dict[_Row, int] = {}  # tokens of an admitted row that the prefix cache supplied
+        self._chains: dict[_Row, list[int]] = {}  # blocks of the prefix cache that begin an admitted row
         self._coming: set[Any] = set()  # first missing block of each admitted row
+        self._new = 0  # prompt tokens of admitted rows that go through the model
         self._draws: Draws | None = None
 
     def __len__(self) -> int:
@@ -81,19 +82,15 @@ class Batch:
         if len(self._rows) == self._max_rows:
             return False
         chain, missing = self._prefix.match(request.prompt_ids)
-        offset = len(chain) * BLOCK
-        new = sum(len(row.ids) - start for row, start in self._offsets.items())
-        if missing in self._coming or (new and new + len(request.prompt_ids) - offset > self._chunk):
+        new = len(request.prompt_ids) - len(chain) * BLOCK
+        if missing in self._coming or (self._new and self._new + new > self._chunk):
             return False
         if missing is not None:
             self._coming.add(missing)
         row = _Row(request, list(request.prompt_ids))
-        if chain:
-            self._forward.slots.reserve(len(row.ids))
-            self._prefix.read(chain, self._forward.slots, len(self._rows))
         self._rows.append(row)
-        self._offsets[row] = offset
-        self.counts.reused += offset
+        self._chains[row] = chain
+        self._new += new
         self._draws = None
         return True
 
@@ -139,7 +136,7 @@ class Batch:
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
         """Return log p(token t | tokens before t), t = 1..T-1, of each sequence, at temperature 1 in float32."""
-        if len(sequences) > 1:
+        if len(sequences) > 1 or len(sequences[0]) <= self.score_chunk:
             logits_NV = self._forward.spans(sequences)
             parts = logits_NV.split([len(sequence) for sequence in sequences])
             return [tuple(_next_logprobs(part, ids[1:])) for part, ids in zip(parts, sequences, strict=True)]
@@ -164,7 +161,7 @@ class Batch:
         fresh = []
         for index in range(self._ready, len(self._rows)):
             row = self._rows[index]
-            start = self._offsets[row]
+            start = self._recall(index)
             self.counts.prefilled += len(row.ids) - start
             while len(row.ids) - start > self._chunk:
                 self._forward.step((), (), [(index, row.ids[start : start + self._chunk], start)])
@@ -175,11 +172,21 @@ class Batch:
             self._prefix.insert(self._rows[index].ids, self._forward.slots, index)
         return logits
 
+    def _recall(self, index: int) -> int:
+        """Copy the cached beginning of an admitted row into its slot; return its length in tokens."""
+        chain = self._chains[self._rows[index]]
+        if chain:
+            self._forward.slots.reserve(len(chain) * BLOCK)
+            self._prefix.read(chain, self._forward.slots, index)
+        self.counts.reused += len(chain) * BLOCK
+        return len(chain) * BLOCK
+
     def _rest(self) -> None:
         """All rows are decoding now."""
         self._ready = len(self._rows)
-        self._offsets.clear()
+        self._chains.clear()
         self._coming.clear()
+        self._new = 0
         if not self._rows:
             self._draws = None
 
@@ -231,7 +238,9 @@ def _next_logprobs(logits_SV: torch.Tensor, next_ids: Sequence[int]) -> list[flo
 def _check_weights(own: Mapping[str, torch.Tensor], new: Mapping[str, torch.Tensor], tied: set[str]) -> None:
     unknown = sorted(set(new) - set(own))
     missing = sorted(set(own) - set(new) - tied)
-    wrong = sorted(name for name in set(own) & set(new) if own[name].shape != new[name].shape)
-    for names, what in ((unknown, "unknown"), (missing, "missing"), (wrong, "of another shape")):
+    odd = sorted(name for name, tensor in new.items() if not isinstance(tensor, torch.Tensor))
+    wrong = sorted(name for name in set(own) & set(new) - set(odd) if own[name].shape != new[name].shape)
+    faults = ((unknown, "unknown"), (missing, "missing"), (odd, "not tensors"), (wrong, "of another shape"))
+    for names, what in faults:
         if names:
             raise EngineError(f"the weights do not fit the model: {len(names)} {what}, first {names[0]}")

@@ -47,9 +47,9 @@ class LocalEngine:
     most `max_batch` are live. Prompts are computed only where no cached prefix holds them: turns of one conversation
     and identical prompts of a group share theirs, up to `prefix_cache_tokens` (default: 256 MiB worth).
 
-    `threads` is the number of intra-op threads of the engine's own thread. torch keeps that number a thread (OpenMP)
-    except for MKL, where it is the process's; so give the trainer the same number, or leave None, which keeps what
-    `torch.set_num_threads` last said. On a machine whose cores also run sandboxes, fewer threads are faster than all.
+    `threads` is passed to `torch.set_num_threads`, which is one number for the whole process, trainer included (whoever
+    sets it last wins); None leaves it alone. On a machine whose cores also run sandboxes, fewer threads than cores are
+    faster than all of them.
 
     Raises `UserError` for a model that cannot run exactly (see `palmette.engine.fit`).
     """
@@ -67,6 +67,8 @@ class LocalEngine:
     ) -> None:
         if max_batch < 1:
             raise ValueError(f"max_batch must be at least 1, not {max_batch}")
+        if threads is not None:
+            torch.set_num_threads(threads)
         self._context = min(context_tokens or context_of(model), context_of(model))
         check_fit(model, self._context)
         model.eval()
@@ -85,7 +87,6 @@ class LocalEngine:
         self._batch = Batch(self._forward, self._prefix, max_rows=max_batch, chunk=chunk, score_chunk=score_chunk)
         self._stop_ids = frozenset(stop_ids)
         self._version = version
-        self._threads = threads
         self._busy_s = 0.0
         self._queue: deque[Request | _Score | _Load] = deque()
         self._wake = threading.Condition()
@@ -199,8 +200,6 @@ class LocalEngine:
             raise
 
     def _run(self) -> None:
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
         error = EngineError("the engine was closed")
         try:
             with torch.inference_mode():

@@ -39,6 +39,8 @@ class PrefixCache:
 
         The last token is never matched: its logits are wanted, so it has to go through the model.
         """
+        if not self._capacity:
+            return [], None
         chain, missing = self._walk(token_ids, (len(token_ids) - 1) // BLOCK)
         self._touch(chain)
         return chain, missing

@@ -154,3 +154,38 @@ async def test_the_model_still_answers_plain_passes(checkpoints: dict[str, Path]
         await engine.close()
     assert model.config._attn_implementation == "sdpa"
     torch.testing.assert_close(during, before)
+
+
+async def test_a_cancelled_request_frees_its_row_and_its_place_in_the_queue(checkpoints: dict[str, Path]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(checkpoints["qwen3"])
+    engine = LocalEngine(model, stop_ids=(), max_batch=1, threads=1)
+    long = Sampling(max_tokens=480)
+    tasks = [asyncio.ensure_future(engine.complete([k, k + 1], long)) for k in range(3)]
+    while not engine.stats()["live_rows"]:
+        await asyncio.sleep(0.001)
+    for task in tasks:
+        task.cancel()
+    assert (await engine.complete([5], Sampling(max_tokens=2))).version == 0
+    stats = engine.stats()
+    assert (stats["live_rows"], stats["waiting"]) == (0, 0)
+    assert stats["sampled_tokens"] < 480  # nobody sampled to the end for nothing
+    await engine.close()
+
+
+async def test_a_failing_pass_fails_its_requests_and_not_the_engine(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LocalEngine(AutoModelForCausalLM.from_pretrained(checkpoints["qwen3"]), stop_ids=(), threads=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("palmette.engine.batch.draw", _no_memory)
+        for answer in await asyncio.gather(
+            *(engine.complete([k], Sampling()) for k in range(3)), return_exceptions=True
+        ):
+            assert isinstance(answer, EngineError)
+            assert "no memory" in str(answer)
+    assert len((await engine.complete([1], Sampling(max_tokens=3))).token_ids) == 3
+    await engine.close()
+
+
+def _no_memory(*args: object) -> None:
+    raise RuntimeError("no memory")
