@@ -74,6 +74,14 @@ class NamespaceHost:
                 raise
             return sandbox
 
+    @property
+    def lacks(self) -> frozenset[str]:
+        """Needs of the conformance suite that this machine does not let us meet."""
+        machine = self._survey()
+        missing = set() if machine.cgroups.version else {"memory"}
+        missing |= {"pids", "root"} if machine.rootless else set()
+        return frozenset(missing if machine.filtered else missing | {"filter"})
+
     def weaknesses(self) -> tuple[str, ...]:
         """Say which of the limits and walls do not hold on this machine. May block some 20 ms the first time."""
         found = []

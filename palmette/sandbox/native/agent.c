@@ -218,9 +218,11 @@ static int kill_round(const struct command *c, int orphans_too) {
         if (e->d_name[0] >= '1' && e->d_name[0] <= '9' && read_process(e->d_name, &table[n]) && table[n].pid != 1)
             n++;
     closedir(proc);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) { /* a tick is 10 ms: within one, the order of pids tells who is younger */
+        int younger = table[i].ticks > c->ticks || (table[i].ticks == c->ticks && table[i].pid > c->pid);
         table[i].victim = table[i].pid == c->pid || table[i].session == c->pid ||
-                          (orphans_too && table[i].parent == 1 && table[i].ticks > c->ticks);
+                          (orphans_too && table[i].parent == 1 && younger);
+    }
     while (changed) {
         changed = 0;
         for (int i = 0; i < n; i++)
@@ -249,7 +251,8 @@ static void __attribute__((noreturn)) become(const char *cwd, char **argv, char 
         if (dup2(fds[i], i) < 0)
             _exit(126);
     close_range(3, ~0u, 0);
-    signal(SIGPIPE, SIG_DFL);
+    for (int number = 1; number < 32; number++) /* what the fork server ignores is not for commands to inherit */
+        signal(number, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
     prctl(PR_SET_DUMPABLE, 1); /* else /proc/self belongs to root */
     int adjust = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
