@@ -14,11 +14,11 @@ import numpy as np
 from palmette.envs.api import Split, Task
 from palmette.envs.build import build_tasks
 from palmette.envs.check import check_tasks
-from palmette.rollout.demonstrate import demonstrate
 from palmette.envs.task import load_task
 from palmette.errors import UserError
 from palmette.evaluate.metrics import PASS
 from palmette.progress import Progress
+from palmette.rollout.demonstrate import demonstrate
 from palmette.rollout.record import load_rollouts
 from palmette.run import RunDir, write_atomic
 from palmette.sandbox.api import SandboxError

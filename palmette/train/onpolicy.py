@@ -50,9 +50,9 @@ async def on_policy(
     *,
     model_name: str,
     reference: PreTrainedModel | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Do all steps that are left and return the last step's metrics. Raises `ValueError` without tasks."""
-    row: dict[str, float] = {}
+    row: dict[str, Any] = {}
     with Progress(stage.name, config.steps, "steps") as bar, stage.kept():
         bar.update(stage.step)
         await place.serve(stage.model)
@@ -65,17 +65,16 @@ async def on_policy(
             for rollout, sample in zip(filled.rollouts, samples, strict=True):
                 to_tree(rollout.tree, sample)
             place.record(rollouts, stage=stage.name, step=stage.step + 1, model=model_name)
-            update = await stage.advance(
+            row = await stage.advance(
                 lambda rng, samples=samples: _parts(samples, config, rng),
                 objective(config),
                 token_budget=config.token_budget,
+                numbers={**_outcomes(rollouts), **filled.metrics, "sampled_tokens_per_s": sampled_per_s},
                 version=place.engine.version + 1,
                 store_offset=place.recorded,
             )
             await place.serve(stage.model)
-            row = {**_outcomes(rollouts), **filled.metrics, **update, "sampled_tokens_per_s": sampled_per_s}
-            stage.log(**row)
-            bar.update(1, **{name: row[name] for name in ("success", "reward", "kl") if name in row})
+            bar.update(1, **{name: row[name] for name in ("success", "kl") if row.get(name) is not None})
     return row
 
 

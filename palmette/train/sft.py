@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -32,17 +33,16 @@ class SftConfig(BaseModel):
         return max(round(self.epochs * count / self.batch), 1)
 
 
-async def sft(stage: Stage, samples: Sequence[Sample], config: SftConfig) -> dict[str, float]:
+async def sft(stage: Stage, samples: Sequence[Sample], config: SftConfig) -> dict[str, Any]:
     """Train for all steps that are left; return the last step's metrics. Raises `ValueError` without samples."""
     total = config.steps(len(samples))
-    row: dict[str, float] = {}
+    row: dict[str, Any] = {}
     with Progress(stage.name, total, "steps") as bar, stage.kept():
         bar.update(stage.step)
         while stage.step < total:
             chosen = order(stage.seed, len(samples), stage.step * config.batch, config.batch)
             batch = [samples[i] for i in chosen]
             row = await stage.advance(lambda _rng, batch=batch: [batch], likelihood, token_budget=config.token_budget)
-            stage.log(**row)
             bar.update(1, loss=row["loss"], tokens=row["tokens"])
     return row
 

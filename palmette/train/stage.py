@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,15 +85,17 @@ class Stage:
         objective: Objective,
         *,
         token_budget: int,
+        numbers: Mapping[str, float | None] | None = None,
         version: int = 0,
         store_offset: int = 0,
-    ) -> dict[str, float]:
-        """Do one step in a thread: an update for each part that has samples; return the mean of their metrics.
+    ) -> dict[str, Any]:
+        """Do one step in a thread: an update for each part that has samples.
 
-        A cancellation waits for the step to end, so weights and position always agree.
+        Logs and returns `numbers` with the mean of the updates' metrics. A cancellation waits for the step to end, so
+        weights, position and log always agree.
         """
 
-        def work() -> dict[str, float]:
+        def work() -> dict[str, Any]:
             rows = [
                 train_step(self.model, self.optimiser, part, objective, token_budget=token_budget, entropy=True)
                 for part in parts(self.generator)
@@ -102,16 +104,14 @@ class Stage:
             self._position = Position(
                 step=self.step + 1, version=version, store_offset=store_offset, extra=self._position.extra
             )
-            return _mean(rows)
+            row = {**(numbers or {}), **_mean(rows)}
+            self.run.metrics(self.name, self.step, **row)
+            return row
 
         row = await to_the_end(work)
         if self.step % self._every == 0:
             self._save()
         return row
-
-    def log(self, **numbers: float | int | str | bool | None) -> None:
-        """Write one row of metrics for the step that was finished last."""
-        self.run.metrics(self.name, self.step, **numbers)
 
     def _save(self) -> None:
         if self._saved == self.step:

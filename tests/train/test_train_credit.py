@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palmette.rollout.outcomes import RULES, Outcome
 from palmette.train.credit import advantages, group_credit
-from palmette.train.losses import Clip, Terms, policy_gradient
-from palmette.train.samples import Batch, Sample, Totals
-from palmette.train.step import gradients
 
-Make = Callable[..., Any]
 INFRASTRUCTURE = [o for o in Outcome if not RULES[o].counts_in_baseline]
 AGENT = [o for o in Outcome if RULES[o].counts_in_baseline]
 
@@ -79,42 +73,3 @@ def test_infrastructure_failures_change_no_advantage(
                 assert not trainable
             else:
                 assert value == pytest.approx(alone.advantage_R[index], abs=1e-12)
-
-
-@settings(max_examples=10, deadline=None)
-@given(st.lists(failure, min_size=1, max_size=6), st.integers(0, 1000))
-def test_infrastructure_failures_change_no_gradient(
-    tiny_model: Make, random_sample: Make, gradient_of: Make, failures: list[Attempt], seed: int
-) -> None:
-    """The same property on the gradient of a real (tiny) model, through samples and the normalisation of the loss."""
-    rng = np.random.default_rng(seed)
-    model = tiny_model("llama", seed=seed)
-    attempts = [Attempt(g, Outcome.OK, float(r)) for g in range(3) for r in (1, 0, rng.integers(2))]
-    samples = {id(a): random_sample(rng, 14) for a in [*attempts, *failures]}
-
-    def gradient(mixed: list[Attempt]) -> torch.Tensor:
-        credit = group_credit(mixed, "std")
-        kept: list[Sample] = []
-        for each, value, trainable in zip(mixed, credit.advantage_R, credit.trainable_R, strict=True):
-            if trainable and value:
-                sample = samples[id(each)]
-                kept.append(replace(sample, advantage_T=np.where(sample.sampled_T, value, 0).astype(np.float32)))
-        gradients(model, kept, _objective, token_budget=40)
-        return gradient_of(model)
-
-    expected = gradient(attempts)
-    assert expected.abs().max() > 0
-    torch.testing.assert_close(gradient([*failures, *attempts]), expected, rtol=1e-9, atol=1e-12)
-
-
-def _objective(logprob_BT: torch.Tensor, batch: Batch, totals: Totals) -> Terms:
-    return policy_gradient(
-        logprob_BT,
-        batch.old_logprob_BT,
-        batch.advantage_BT,
-        batch.turn_BT,
-        totals,
-        ratio="token",
-        exponent="product",
-        clip=Clip(low=0.2, high=0.28),
-    )

@@ -63,7 +63,7 @@ def test_clipping_by_hand() -> None:
     # Turn ratios 6 (A=1, clipped to 1.28) and 0.5 (A=-2, clipped to 0.8): min(6, 1.28) and min(-1, -1.6).
     loss, metrics = _pg(RATIOS, ADVANTAGE, TURN, clip=Clip(low=0.2, high=0.28))
     assert float(loss) == pytest.approx(-(1.28 - 1.6) / 2, abs=1e-12)
-    assert float(metrics["clip_fraction"]) == pytest.approx(1.0)
+    assert float(metrics["clipped"]) == pytest.approx(1.0)
     assert float(metrics["ratio_mean"]) == pytest.approx((6 + 0.5) / 2)
     kl = sum(r - 1 - math.log(r) for r in (2, 3, 0.5)) / 3
     assert float(metrics["kl"]) == pytest.approx(kl)

@@ -108,7 +108,7 @@ def test_ratio_is_exactly_one_at_the_first_update(tiny_model: Make, random_sampl
         sums = gradients(model, samples, _objective(ratio), token_budget=64)
         assert sums["ratio_mean"] == pytest.approx(1.0, abs=1e-6)
         assert sums["kl"] == 0.0
-        assert sums["clip_fraction"] == 0.0
+        assert sums["clipped"] == 0.0
 
 
 def test_a_step_lowers_the_loss_and_reports(tiny_model: Make, random_sample: Make) -> None:

@@ -1,0 +1,233 @@
+"""The whole pipeline, shrunken, through the very code of the demo, on checkpoints that are not ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from palmette.errors import UserError
+from palmette.model.load import load_model
+from palmette.rollout.record import load_rollouts
+from palmette.rollout.run import Rollout
+from palmette.run import RunDir
+from palmette.train.distil import check_renderers
+from palmette.train.material import ready_tasks
+from palmette.train.onpolicy import Filled, on_policy
+from palmette.train.pipeline import run_pipeline
+from palmette.train.recipe import Recipe
+from palmette.train.rl import RlConfig, with_advantage
+from palmette.train.samples import from_tree
+from palmette.train.stage import Stage
+from palmette.train.workplace import open_workplace
+from palmette.trajectory.store import TreeStore
+
+pytestmark = pytest.mark.slow
+
+CHATML = """{%- if tools %}<|im_start|>system
+# Tools
+{%- for tool in tools %}
+{{ tool | tojson }}
+{%- endfor %}
+Answer with <tool_call>{"name": ..., "arguments": {...}}</tool_call>.<|im_end|>
+{% endif %}
+{%- for message in messages %}
+{%- if message.role == 'tool' %}<|im_start|>user
+<tool_response>
+{{ message.content }}
+</tool_response><|im_end|>
+{% else %}<|im_start|>{{ message.role }}
+{{ message.content or '' }}
+{%- for call in message.tool_calls or [] %}
+<tool_call>
+{{ {"name": call.function.name, "arguments": call.function.arguments} | tojson }}
+</tool_call>
+{%- endfor %}<|im_end|>
+{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def make_checkpoint(folder: Path, architecture: str, *, template: str = CHATML) -> Path:
+    """Write a random model with a tokenizer of its own, as if it came from the hub."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=[AddedToken(mark, special=True) for mark in marks],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(
+        ["cat a.txt && python -m pytest", '{"name": "bash", "arguments": {"command": "ls"}}'], trainer
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.chat_template = template
+    shape: dict[str, Any] = {
+        "vocab_size": 320,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "intermediate_size": 48,
+        "max_position_embeddings": 4096,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    torch.manual_seed(3)
+    if architecture == "llama":
+        model: Any = LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=False))
+    else:
+        model = Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=True))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def shrunken(path: Path, domains: Sequence[str] = ("terminal", "swe")) -> Recipe:
+    """Return a recipe of a few tasks and steps."""
+    small = {"groups": 2, "samples": 2, "steps": 2, "checkpoint_every": 1}
+    return Recipe.model_validate(
+        {
+            "seed": 4,
+            "domains": list(domains),
+            "model": {"path": str(path)},
+            "tasks": {domain: {"train": 3, "heldout": 2, "tiers": [1]} for domain in domains},
+            "sft": {"epochs": 2, "batch": 2},
+            "rl": small,
+            "distil": small,
+            "concurrency": 4,
+            "max_tokens": 16,
+        }
+    )
+
+
+def finished(run: RunDir) -> dict[str, str]:
+    """Return stage -> when it finished."""
+    return {
+        name: json.loads((run.path / "stages" / f"{name}.json").read_text())["finished_at"] for name in run.stages()
+    }
+
+
+async def test_two_domains_on_qwen3(tmp_path: Path) -> None:
+    recipe = shrunken(make_checkpoint(tmp_path / "qwen3", "qwen3"))
+    run = RunDir.create(tmp_path / "run", recipe, seed=recipe.seed)
+    await run_pipeline(recipe, run)
+
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert summary["tasks_held_out"] == {"terminal": 2, "swe": 2}
+    for scores in summary["domains"].values():
+        assert {"base", "sft", "expert", "student"} <= scores.keys()
+        assert all(0 <= scores[model] <= 1 for model in ("base", "sft", "expert", "student"))
+    assert summary["minutes"] > 0
+    assert 0.1 < summary["peak_memory_gb"] < 20
+    assert (run.path / "report.html").stat().st_size > 1000
+
+    base = load_model(tmp_path / "qwen3")
+    for name in ("sft-terminal", "sft-swe", "student"):
+        trained = load_model(run.path / "models" / name)
+        assert any(not torch.equal(a, b) for a, b in zip(base.parameters(), trained.parameters(), strict=True)), name
+    rows = run.read_metrics("distil")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert rows[0]["teacher_kl"] > 0  # the experts have left the base
+    for rollout, _ in load_rollouts(TreeStore(run.path / "trees"), stage="distil"):
+        assert "teacher_logprob" in rollout.tree.names
+
+    before = finished(run)
+    await run_pipeline(recipe, run)  # all there: nothing is done again but the report
+    after = finished(run)
+    assert {name: at for name, at in after.items() if name != "report"} == {
+        name: at for name, at in before.items() if name != "report"
+    }
+
+
+async def test_llama_interrupted_and_resumed(tmp_path: Path) -> None:
+    recipe = shrunken(make_checkpoint(tmp_path / "llama", "llama"), ["terminal"])
+    run = RunDir.create(tmp_path / "run", recipe, seed=recipe.seed)
+    for wanted in ("tasks", "sft/terminal", "evaluate/expert-terminal"):
+        work = asyncio.create_task(run_pipeline(recipe, run))
+        while not run.stage_done(wanted) and not work.done():
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+    before = finished(run)
+    await run_pipeline(recipe, run)
+    after = finished(run)
+    assert {name: after[name] for name in before} == before
+    assert {"distil", "evaluate/student", "report"} <= after.keys()
+    assert [row["step"] for row in run.read_metrics("rl/terminal")] == [1, 2]
+
+
+async def test_the_on_policy_loop_updates_and_resumes(tmp_path: Path) -> None:
+    """With advantages that do not wait for a random model to solve anything: prefer short rollouts."""
+    recipe = shrunken(make_checkpoint(tmp_path / "llama", "llama"), ["terminal"])
+    run = RunDir.create(tmp_path / "run", recipe, seed=recipe.seed)
+    config = RlConfig(groups=2, samples=2, steps=4, epochs=2, minibatches=2, checkpoint_every=1)
+
+    def fill(rollouts: Sequence[Rollout]) -> Filled:
+        mean = sum(r.sampled_tokens for r in rollouts) / len(rollouts)
+        pairs = [
+            (with_advantage(s, 1.0 if r.sampled_tokens < mean else -1.0), r)
+            for r in rollouts
+            for s in from_tree(r.tree)
+        ]
+        return Filled(samples=[s for s, _ in pairs], rollouts=[r for _, r in pairs], metrics={})
+
+    def stage(model: Any) -> Stage:
+        return Stage(run, "rl/x", model, config.optim, updates=config.updates, seed=1, checkpoint_every=1)
+
+    async with open_workplace(recipe, run) as place:
+        tasks = (await ready_tasks(recipe, run, place))[0]["terminal"]["train"]
+        first = stage(load_model(place.model_dir))
+        start = [p.detach().clone() for p in first.model.parameters()]
+        work = asyncio.create_task(on_policy(first, place, tasks, config, fill, model_name="expert"))
+        while first.step < 2:
+            await asyncio.sleep(0.01)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        assert 2 <= first.step < 4
+        assert first.optimiser.updates == first.step * 4
+        second = stage(load_model(place.model_dir))
+        assert second.step == first.step
+        row = await on_policy(second, place, tasks, config, fill, model_name="expert")
+        assert second.step == 4
+        assert second.store_offset == place.recorded
+        served = await place.engine.score([5, 6, 7])
+    assert any(not torch.equal(a, b) for a, b in zip(start, second.model.parameters(), strict=True))
+    with torch.no_grad():
+        logp = second.model(input_ids=torch.tensor([[5, 6, 7]])).logits[0].log_softmax(-1)
+    assert served == pytest.approx([float(logp[0, 6]), float(logp[1, 7])], abs=1e-4)
+    rows = run.read_metrics("rl/x")
+    assert [each["step"] for each in rows] == [1, 2, 3, 4]
+    assert rows[-1]["grad_norm"] > 0
+    assert row["entropy"] > 1
+    for each in rows[:1]:
+        assert each["ratio_mean"] == pytest.approx(1, abs=0.1)
+    rollouts = list(load_rollouts(TreeStore(run.path / "trees"), stage="rl/x", step=4))
+    assert len(rollouts) == 4
+    assert all(set(r.tree.names) == {"advantage"} for r, _ in rollouts)
+
+
+def test_teachers_with_another_template_are_refused(tmp_path: Path) -> None:
+    from palmette.chat.template import Renderer
+
+    one = make_checkpoint(tmp_path / "one", "llama")
+    other = make_checkpoint(tmp_path / "other", "llama", template=CHATML.replace("# Tools", "# The tools"))
+    check_renderers(Renderer.from_dir(one), {"swe": one})
+    with pytest.raises(UserError, match="the swe teacher"):
+        check_renderers(Renderer.from_dir(one), {"swe": other})

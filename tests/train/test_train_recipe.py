@@ -1,0 +1,55 @@
+"""Recipes: what makes no sense is refused when it is read, in one line that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from palmette.config import load_recipe
+from palmette.errors import UserError
+from palmette.toml import dump_toml
+from palmette.train.base.recipe import BaseRecipe
+from palmette.train.recipe import Recipe, read_recipe
+
+WRONG = [
+    ("rl.samples=1", "rl.samples|samples = 1"),
+    ("distil.samples=1", "rl_weight = 0"),
+    ('domains=["terminal", "swee"]', "did you mean 'swe'"),
+    ('domains=["swe", "swe"]', "twice"),
+    ("rl.gate=icepop", "old_logprob = recompute"),
+    ("sandbox=namespce", "did you mean 'namespace'"),
+    ("scaffold=lop", "did you mean 'loop'"),
+    ("tasks.swe.tiers=[99]", "no tier 99"),
+    ("tasks.sweb.train=3", "did you mean 'swe'"),
+    ("distil.weight=0 distil.rl_weight=0", "nothing would be learned"),
+    ("rl.ratio=word", "rl.ratio"),
+    ("rl.clip_lo=0.1", "clip_low"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), WRONG)
+def test_what_makes_no_sense_is_refused(tmp_path: Path, overrides: str, message: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text("")
+    with pytest.raises(UserError, match=message) as caught:
+        load_recipe(path, overrides.replace(" distil", "|distil").split("|"), Recipe)
+    assert "\n" not in str(caught.value)
+
+
+def test_defaults_resolve_and_read_back(tmp_path: Path) -> None:
+    recipe = Recipe()
+    assert set(recipe.tasks) == {"terminal", "swe"}
+    path = tmp_path / "r.toml"
+    path.write_text(dump_toml(recipe))
+    assert load_recipe(path, [], Recipe) == recipe
+
+
+def test_the_kind_of_a_recipe_names_its_model(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('kind = "base"\nsteps = 3\n')
+    assert isinstance(read_recipe(path, []), BaseRecipe)
+    path.write_text("seed = 3\n")
+    recipe = read_recipe(path, ["rl.steps=2"])
+    assert isinstance(recipe, Recipe)
+    assert recipe.rl.steps == 2
