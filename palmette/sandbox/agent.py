@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import asyncio
-import fcntl
 import os
 import socket
 import struct
@@ -13,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from palmette.sandbox.api import Result, SandboxLost, StartFailed, Status
+from palmette.sandbox.descriptors import memory_file
 
 _SPAWN, _KILL = 1, 2
 _STARTED, _READY, _FAILED, _OUTPUT, _DONE = 2, 3, 4, 5, 6
@@ -71,7 +71,7 @@ class Agent:
         timeout_ms = min(max(int(timeout_s * 1000), 1), 0xFFFFFFFF)
         head = _SPAWN_HEAD.pack(_SPAWN, serial, timeout_ms, len(argv), len(env), bool(stdin))
         command = self._commands[serial] = _Command(self._loop.create_future())
-        self._send(head + strings, _memory_file(stdin) if stdin else -1)
+        self._send(head + strings, memory_file(stdin) if stdin else -1)
         try:
             return await command.future
         except asyncio.CancelledError:
@@ -183,17 +183,6 @@ def _descriptors(rights: list[tuple[int, int, bytes]]) -> list[int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return list(fds)
-
-
-def _memory_file(data: bytes) -> int:
-    """Return a sealed file in memory: no pipe to feed, no deadlock, nothing the sandbox can change."""
-    fd = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, os.SEEK_SET)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
-    return fd
 
 
 def _too_long() -> Result:

@@ -12,11 +12,13 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 
 from palmette.sandbox.api import Result, SandboxLost, Spec, Status
+from palmette.sandbox.descriptors import memory_file, readable
 from palmette.sandbox.files import Files
 from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
 
@@ -70,6 +72,7 @@ class FakeSandbox:
         limit_bytes = spec.limits.disk_mb << 20
         self._files = Files(fd, workdir=spec.workdir, owner=None, limit_bytes=limit_bytes)
         self._sessions: set[int] = set()
+        self._outputs: set[_Output] = set()
         self._lost: str | None = None
         self._expiry = asyncio.get_running_loop().call_later(spec.ttl_s, self._end, "its time to live ended")
 
@@ -101,47 +104,44 @@ class FakeSandbox:
         self._check()
         argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
         began = time.monotonic()
-        directory = self._mapped(cwd or ".")
+        outputs = [_Output(self._spec.limits.output_bytes, self._outputs) for _ in range(2)]
         try:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                cwd=directory,
-                env={**self._environment(), **(env or {})},
-                start_new_session=True,
+            process = self._spawn(
+                argv, outputs, stdin, self._mapped(cwd or "."), {**self._environment(), **(env or {})}
             )
         except OSError as error:
             return _not_started(argv[0], error, time.monotonic() - began)
-        self._sessions.add(process.pid)
-        limits = self._spec.limits
-        out, err = Capture(limits.output_bytes), Capture(limits.output_bytes)
-        pumps = [asyncio.ensure_future(_pump(process.stdout, out)), asyncio.ensure_future(_pump(process.stderr, err))]
-        feed = asyncio.ensure_future(_feed(process.stdin, stdin))
-        timed_out = False
-        try:
-            await asyncio.wait_for(process.wait(), timeout_s)
-        except TimeoutError:
-            timed_out = True
-        finally:
-            if process.returncode is None:
-                _kill_session(process.pid)
-            feed.cancel()
-            await asyncio.wait(pumps, timeout=_GRACE_S)
-            for pump in pumps:
-                pump.cancel()
-        code = await process.wait()
+        status = await self._watch(process, outputs, timeout_s)
         self._check()
-        status = Status.TIMEOUT if timed_out else Status.SIGNALLED if code < 0 else Status.EXITED
+        code = process.wait()
         return Result(
-            status=status,
+            status=status or (Status.SIGNALLED if code < 0 else Status.EXITED),
             exit_code=128 - code if code < 0 else code,
-            stdout=out.value(),
-            stderr=err.value(),
-            truncated=out.cut > 0 or err.cut > 0,
+            stdout=outputs[0].capture.value(),
+            stderr=outputs[1].capture.value(),
+            truncated=any(output.capture.cut for output in outputs),
             wall_s=time.monotonic() - began,
         )
+
+    async def _watch(
+        self, process: subprocess.Popen[bytes], outputs: Sequence[_Output], timeout_s: float
+    ) -> Status | None:
+        """Wait for the command's own process, not for children that hold its output open."""
+        self._sessions.add(process.pid)
+        pidfd = os.pidfd_open(process.pid)
+        ended = False
+        try:
+            ended = await readable(pidfd, timeout_s=timeout_s)
+        finally:
+            if not ended:
+                _kill_session(process.pid)
+                process.wait()
+            os.close(pidfd)
+        for _ in range(10):
+            if all(output.ended for output in outputs):
+                break
+            await asyncio.sleep(_GRACE_S / 10)
+        return None if ended else Status.TIMEOUT
 
     async def upload(self, files_tar: bytes, path: str = ".") -> None:
         """Unpack a tar archive below `path`. Raises `PathRefused`, `SandboxLost`."""
@@ -175,6 +175,8 @@ class FakeSandbox:
         self._siblings.pop(self._id, None)
         for session in self._sessions:
             _kill_session(session)
+        for output in list(self._outputs):
+            output.close()
         self._files.close()
         shutil.rmtree(self._root, ignore_errors=True)
 
@@ -217,18 +219,35 @@ class Capture:
         return bytes(self._head) + mark + bytes(self._tail)
 
 
-async def _pump(stream: asyncio.StreamReader | None, capture: Capture) -> None:
-    assert stream is not None
-    while data := await stream.read(1 << 16):
-        capture.feed(data)
+class _Output:
+    """One output stream of a command; read to its end, since closing it early would kill daemons that write on."""
 
+    def __init__(self, limit_bytes: int, open_outputs: set[_Output]) -> None:
+        self.capture = Capture(limit_bytes)
+        self._read_end, self.write_end = os.pipe()  # the caller closes the latter
+        self._loop = asyncio.get_running_loop()
+        self._open_outputs = open_outputs
+        open_outputs.add(self)
+        os.set_blocking(self._read_end, False)
+        self._loop.add_reader(self._read_end, self._readable)
 
-async def _feed(stream: asyncio.StreamWriter | None, data: bytes) -> None:
-    assert stream is not None
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        stream.write(data)
-        await stream.drain()
-    stream.close()
+    @property
+    def ended(self) -> bool:
+        """Whether nobody can write any more."""
+        return self not in self._open_outputs
+
+    def close(self) -> None:
+        """Stop reading. Idempotent."""
+        if not self.ended:
+            self._open_outputs.discard(self)
+            self._loop.remove_reader(self._read_end)
+            os.close(self._read_end)
+
+    def _readable(self) -> None:
+        if data := os.read(self._read_end, 1 << 16):
+            self.capture.feed(data)
+        else:
+            self.close()
 
 
 def _kill_session(leader: int) -> None:

@@ -22,6 +22,7 @@ from palmette.sandbox import cgroup, seccomp
 from palmette.sandbox.agent import Agent
 from palmette.sandbox.api import Result, SandboxError, SandboxLost, Spec, StartFailed, Status
 from palmette.sandbox.build import fork_server
+from palmette.sandbox.descriptors import readable
 from palmette.sandbox.files import Files
 from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
 from palmette.sandbox.relay import Relay
@@ -248,7 +249,7 @@ class NamespaceSandbox:
         await self._host._throttle_kill()
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        await _readable(pidfd, timeout_s=10.0)
+        await readable(pidfd, timeout_s=10.0)
         os.close(pidfd)
 
     def _end(self, why: str) -> None:
@@ -412,14 +413,3 @@ def _claim_uids() -> tuple[socket.socket, deque[int]]:
 def _explained(text: str) -> StartFailed:
     hint = next((hint for stage, hint in _HINTS.items() if text.startswith(stage)), "")
     return StartFailed(f"{text}; {hint}, or use the sandbox host 'fake' for trusted code" if hint else text)
-
-
-async def _readable(fd: int, *, timeout_s: float) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(fd, ready.set)
-    try:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(ready.wait(), timeout_s)
-    finally:
-        loop.remove_reader(fd)
