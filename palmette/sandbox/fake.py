@@ -123,11 +123,25 @@ class FakeSandbox:
             wall_s=time.monotonic() - began,
         )
 
+    def _spawn(
+        self, argv: list[str], outputs: Sequence[_Output], stdin: bytes, cwd: str, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        out, err = (output.write_end for output in outputs)
+        source = memory_file(stdin)
+        try:
+            process = subprocess.Popen(
+                argv, stdin=source, stdout=out, stderr=err, cwd=cwd, env=env, start_new_session=True
+            )
+        finally:
+            for fd in (source, out, err):
+                os.close(fd)
+        self._sessions.add(process.pid)
+        return process
+
     async def _watch(
         self, process: subprocess.Popen[bytes], outputs: Sequence[_Output], timeout_s: float
     ) -> Status | None:
         """Wait for the command's own process, not for children that hold its output open."""
-        self._sessions.add(process.pid)
         pidfd = os.pidfd_open(process.pid)
         ended = False
         try:
