@@ -120,10 +120,9 @@ def write_metaspace_dir(path: Path) -> Path:
     trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=special, unk_token="<unk>", show_progress=False)
     tokenizer.train_from_iterator([*WORDS, "<s>/unk"], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    turn = "{{ 'U: ' if m.role == 'user' else 'A:' }}{{ m.content }}{% if m.role != 'user' %}</s>{% endif %}"
-    fast.chat_template = (
-        "<s>{% for m in messages %}" + turn + "{% endfor %}{% if add_generation_prompt %} A:{% endif %}"
-    )
+    turn = "{{ 'U: ' + m.content + ' ' if m.role == 'user' else 'A:' + m.content + '</s>' }}"
+    asked = "{% if add_generation_prompt %}A:{% endif %}"
+    fast.chat_template = "<s>{% for m in messages %}" + turn + "{% endfor %}" + asked
     fast.save_pretrained(path)
     return path
 
