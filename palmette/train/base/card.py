@@ -34,8 +34,8 @@ A {num_parameters / 1e6:.2f} M-parameter decoder of the Qwen3-MoE architecture (
 | tokenizer | byte-level BPE, {shape.vocab} tokens, trained on the same transcripts |
 | context | {shape.context} tokens |
 
-**Visibly imperfect by design.** Half of what it read ends in failure, so it solves only a part of the held-out tasks of \
-either domain (the demo's table says how many). It knows no other task, no other language and no facts: use it to try \
-the machinery, and a real model for everything else.
+**Visibly imperfect by design.** {corpus.sloppy:.0%} of what it read ends in failure, so it solves only a part of the \
+held-out tasks of either domain (the demo's table says how many). It knows no other task, no other language and no \
+facts: use it to try the machinery, and a real model for everything else.
 """,
     )

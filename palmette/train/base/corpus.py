@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from palmette.chat.message import Message, ToolCall
@@ -31,18 +31,18 @@ _OTHER_CALLS = {
 
 
 def transcripts(
-    domains: Sequence[str], tiers: Sequence[int], *, sloppy: float, split: Split, seed: int
-) -> Iterator[tuple[Message, ...]]:
-    """Yield conversations without end, the domains in turn, a share `sloppy` of them with one wrong step."""
+    domains: Sequence[str], tiers: Sequence[int], *, count: int, sloppy: float, split: Split, seed: str
+) -> list[tuple[Message, ...]]:
+    """Return `count` conversations, the domains in turn, a share `sloppy` of them with one wrong step."""
     rng = random.Random(f"corpus/{split}/{seed}")
-    number = 0
-    while True:
+    found: list[tuple[Message, ...]] = []
+    for number in range(count):
         source = domain(domains[number % len(domains)])
         tier = rng.choice([tier for tier in tiers if tier in source.tiers])
-        draft = source.draft(rng, tier=tier, split=split, name=f"corpus/{number}")
+        draft = source.draft(rng, tier=tier, split=split, name=f"corpus/{seed}/{number}")
         steps = blunder(draft.steps, rng, split) if rng.random() < sloppy else draft.steps
-        yield conversation(draft, steps)
-        number += 1
+        found.append(conversation(draft, steps))
+    return found
 
 
 def conversation(draft: Draft, steps: Sequence[Step]) -> tuple[Message, ...]:

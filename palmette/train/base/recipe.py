@@ -14,16 +14,16 @@ class Shape(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    hidden: int = Field(128, gt=0, description="width of the residual stream")
-    layers: int = Field(4, gt=0, description="decoder layers")
-    heads: int = Field(4, gt=0, description="query heads")
-    kv_heads: int = Field(2, gt=0, description="key-value heads")
-    head_dim: int = Field(32, gt=0, description="width of a head")
-    experts: int = Field(8, gt=0, description="experts a layer")
-    experts_per_token: int = Field(2, gt=0, description="experts that see a token")
-    expert_dim: int = Field(128, gt=0, description="inner width of an expert")
-    context: int = Field(2048, gt=0, description="longest sequence in tokens")
-    vocab: int = Field(1024, gt=300, description="tokens of the BPE vocabulary")
+    hidden: int = Field(default=128, gt=0, description="width of the residual stream")
+    layers: int = Field(default=4, gt=0, description="decoder layers")
+    heads: int = Field(default=4, gt=0, description="query heads")
+    kv_heads: int = Field(default=2, gt=0, description="key-value heads")
+    head_dim: int = Field(default=32, gt=0, description="width of a head")
+    experts: int = Field(default=8, gt=0, description="experts a layer")
+    experts_per_token: int = Field(default=2, gt=0, description="experts that see a token")
+    expert_dim: int = Field(default=128, gt=0, description="inner width of an expert")
+    context: int = Field(default=2048, gt=0, description="longest sequence in tokens")
+    vocab: int = Field(default=1024, gt=300, description="tokens of the BPE vocabulary")
 
 
 class Corpus(BaseModel):
@@ -31,9 +31,9 @@ class Corpus(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    domains: list[str] = Field(["terminal", "swe"], description="domains, in turn")
-    tiers: list[int] = Field([1, 2, 3], description="difficulties, drawn evenly")
-    sloppy: float = Field(0.5, ge=0, le=1, description="share of transcripts with one wrong step")
+    domains: list[str] = Field(default=["terminal", "swe"], description="domains, in turn")
+    tiers: list[int] = Field(default=[1, 2, 3], description="difficulties, drawn evenly")
+    sloppy: float = Field(default=0.5, ge=0, le=1, description="share of transcripts with one wrong step")
 
 
 class BaseRecipe(BaseModel):
@@ -42,12 +42,12 @@ class BaseRecipe(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     kind: Literal["base"] = "base"
-    name: str = Field("base", description="name of the run directory")
-    seed: int = Field(1, description="seed of corpus, weights and order")
-    steps: int = Field(800, gt=0, description="optimiser steps")
-    batch: int = Field(48, gt=0, description="transcripts a step")
-    token_budget: int = Field(8192, gt=0, description="padded tokens of a micro-batch")
-    save_every: int = Field(200, gt=0, description="steps between checkpoints")
+    name: str = Field(default="base", description="name of the run directory")
+    seed: int = Field(default=1, description="seed of corpus, weights and order")
+    steps: int = Field(default=800, gt=0, description="optimiser steps")
+    batch: int = Field(default=48, gt=0, description="transcripts a step")
+    token_budget: int = Field(default=8192, gt=0, description="padded tokens of a micro-batch")
+    save_every: int = Field(default=200, gt=0, description="steps between checkpoints")
     shape: Shape = Field(default_factory=Shape)
     corpus: Corpus = Field(default_factory=Corpus)
     optim: OptimConfig = Field(default_factory=lambda: OptimConfig(lr=3e-3, decay="cosine", final=0.05))

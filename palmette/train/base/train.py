@@ -1,69 +1,71 @@
 """Trains the embedded base model from nothing and writes it as an ordinary model directory with its card.
 
-Stages of the run: tokenizer, train, export. The result lies in `runs/<name>/model`; it becomes the embedded base when
-copied to `palmette/model/base`.
+Stages of the run: ``tokenizer``, ``train``, ``export``. The result is `runs/<name>/model`; copied to
+`palmette/model/base` it is the embedded base.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from palmette.chat.message import Message
-from palmette.chat.template import as_dicts, tool_dicts
 from palmette.progress import Progress
 from palmette.run import RunDir
 from palmette.scaffolds.loop import TOOLS
-from palmette.train import checkpoint
 from palmette.train.base.card import write_card
 from palmette.train.base.corpus import transcripts
-from palmette.train.base.recipe import BaseRecipe
-from palmette.train.base.tokenizer import END_OF_TEXT, TURN_END, train_tokenizer
-from palmette.train.losses import nll
-from palmette.train.optim import Optimiser
+from palmette.train.base.recipe import BaseRecipe, Shape
+from palmette.train.base.tokenizer import END_OF_TEXT, TURN_END, TURN_START, chat_template, train_tokenizer
 from palmette.train.samples import Sample, from_demonstration
-from palmette.train.step import train_step
+from palmette.train.sft import likelihood
+from palmette.train.stage import Stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3MoeForCausalLM
 
 _TOKENIZER_TRANSCRIPTS = 3000
-_HEADER = "<|im_start|>assistant\n"
+_LAST_STEPS = 50  # the card's loss is the mean over these
 
 
 async def train_base(recipe: BaseRecipe, run: RunDir) -> None:
-    """Run the recipe; finished stages are skipped, an interrupted training goes on from its last checkpoint."""
-    tokenizer = _tokenizer(recipe, run)
-    model, tokens, loss = await _train(recipe, run, tokenizer)
+    """Run the recipe; finished stages are skipped, interrupted training goes on from its last checkpoint."""
+    import torch
+
+    torch.manual_seed(recipe.seed)
+    torch.set_flush_denormal(True)  # tiny optimiser moments and probabilities cost CPUs a factor otherwise
     target = run.path / "model"
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    write_card(target, recipe, num_parameters=model.num_parameters(), tokens=tokens, loss=loss)
-    run.finish_stage("export", {"model": str(target), "tokens": tokens, "loss": loss})
+    tokenizer = _tokenizer(recipe, run, target)
+    model = fresh_model(recipe.shape, tokenizer)
+    await _train(recipe, run, model, tokenizer)
+    if not run.stage_done("export"):
+        model.save_pretrained(target)
+        rows = run.read_metrics("train")
+        tokens = int(sum(row["tokens"] for row in rows))
+        loss = float(np.mean([row["loss"] for row in rows[-_LAST_STEPS:]]))
+        write_card(target, recipe, num_parameters=model.num_parameters(), tokens=tokens, loss=loss)
+        run.finish_stage("export", {"model": "model", "tokens": tokens, "loss": round(loss, 4)})
 
 
-def texts(conversations: Iterator[tuple[Message, ...]], tokenizer_template: str) -> Iterator[str]:
-    """Render conversations as the built-in loop would show them, tools included."""
+def render(messages: Sequence[Message]) -> str:
+    """Return a conversation with the built-in loop's tools as the embedded template tells it, all at once."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    for messages in conversations:
-        rendered, _ = render_jinja_template(
-            conversations=[as_dicts(messages)], tools=tool_dicts(TOOLS), chat_template=tokenizer_template
-        )
-        yield rendered[0]
+    told = [_told(message) for message in messages]
+    rendered, _ = render_jinja_template(conversations=[told], tools=_tools(), chat_template=chat_template())
+    return rendered[0]
 
 
 def sample_of(text: str, tokenizer: PreTrainedTokenizerFast) -> Sample:
     """Tokenise a rendered conversation; the assistant's turns, up to and including their end mark, carry loss."""
     ids = tokenizer.encode(text, add_special_tokens=False)
-    header = tokenizer.encode(_HEADER, add_special_tokens=False)
-    end = tokenizer.convert_tokens_to_ids(TURN_END)
-    sampled = np.zeros(len(ids), bool)
+    header = tokenizer.encode(f"{TURN_START}assistant\n", add_special_tokens=False)
+    end = tokenizer.encode(TURN_END, add_special_tokens=False)[0]
+    sampled_T = np.zeros(len(ids), bool)
     position = 0
     while position < len(ids):
         if ids[position : position + len(header)] != header:
@@ -71,5 +73,88 @@ def sample_of(text: str, tokenizer: PreTrainedTokenizerFast) -> Sample:
             continue
         start = position + len(header)
         position = ids.index(end, start) + 1
-        sampled[start:position] = True
-    return from_demonstration(ids, sampled.tolist())
+        sampled_T[start:position] = True
+    return from_demonstration(ids, sampled_T.tolist())
+
+
+def fresh_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> Qwen3MoeForCausalLM:
+    """Return an untrained Qwen3-MoE decoder of `shape` with tied embeddings; torch's seed decides its weights."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    config = Qwen3MoeConfig(
+        **{"head_dim": shape.head_dim},  # taken, but not named by the class
+        vocab_size=shape.vocab,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.expert_dim,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        num_experts=shape.experts,
+        num_experts_per_tok=shape.experts_per_token,
+        moe_intermediate_size=shape.expert_dim,
+        norm_topk_prob=True,
+        tie_word_embeddings=True,
+        max_position_embeddings=shape.context,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        eos_token_id=tokenizer.convert_tokens_to_ids(TURN_END),
+        pad_token_id=tokenizer.convert_tokens_to_ids(END_OF_TEXT),
+        bos_token_id=None,
+    )
+    model = Qwen3MoeForCausalLM(config).eval()
+    model.set_experts_implementation("grouped_mm")
+    return model
+
+
+def _tokenizer(recipe: BaseRecipe, run: RunDir, target: Path) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
+    if run.stage_done("tokenizer"):
+        return PreTrainedTokenizerFast.from_pretrained(target)
+    texts = (render(messages) for messages in _conversations(recipe, "tokenizer", _TOKENIZER_TRANSCRIPTS))
+    tokenizer = train_tokenizer(texts, vocab_size=recipe.shape.vocab, context_tokens=recipe.shape.context)
+    tokenizer.save_pretrained(target)
+    run.finish_stage("tokenizer", {"vocab": len(tokenizer)})
+    return tokenizer
+
+
+async def _train(
+    recipe: BaseRecipe, run: RunDir, model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    stage = Stage(
+        run,
+        "train",
+        model,
+        recipe.optim,
+        updates=recipe.steps,
+        seed=recipe.seed,
+        checkpoint_every=recipe.save_every,
+    )
+    with Progress("train", recipe.steps, "steps") as bar, stage.kept():
+        bar.update(stage.step)
+        for step in itertools.count(stage.step):
+            if step >= recipe.steps:
+                break
+            batch = [sample_of(render(m), tokenizer) for m in _conversations(recipe, str(step), recipe.batch)]
+            row = await stage.advance(lambda _, batch=batch: [batch], likelihood, token_budget=recipe.token_budget)
+            bar.update(1, loss=row["loss"], tokens=row["tokens"])
+    if not run.stage_done("train"):
+        run.finish_stage("train", {"steps": stage.step, "seconds": round(stage.seconds, 1)})
+
+
+def _conversations(recipe: BaseRecipe, part: str, count: int) -> list[tuple[Message, ...]]:
+    corpus = recipe.corpus
+    return transcripts(
+        corpus.domains, corpus.tiers, count=count, sloppy=corpus.sloppy, split="train", seed=f"{recipe.seed}/{part}"
+    )
+
+
+def _told(message: Message) -> dict:
+    calls = [{"type": "function", "function": {"name": c.name, "arguments": c.arguments}} for c in message.tool_calls]
+    return {"role": message.role, "content": message.content, **({"tool_calls": calls} if calls else {})}
+
+
+def _tools() -> list[Any]:
+    return [
+        {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}}
+        for t in TOOLS
+    ]
