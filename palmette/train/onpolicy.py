@@ -55,7 +55,7 @@ async def on_policy(
     row: dict[str, Any] = {}
     with Progress(stage.name, config.steps, "steps") as bar, stage.kept():
         bar.update(stage.step)
-        await place.serve(stage.model)
+        await place.serve(stage.model, after=stage.version)
         while stage.step < config.steps:
             rollouts, sampled_per_s = await _sample(stage, place, tasks, config, bar)
             filled: Filled = await to_the_end(lambda rollouts=rollouts: fill(rollouts))

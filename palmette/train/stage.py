@@ -60,6 +60,11 @@ class Stage:
         return self._position.step
 
     @property
+    def version(self) -> int:
+        """Weight version that the finished steps led to, 0 before the first."""
+        return self._position.version
+
+    @property
     def store_offset(self) -> int:
         """Records of the tree store that belong to the finished steps."""
         return self._position.store_offset

@@ -49,9 +49,9 @@ class Workplace:
         self._store = store
         self.recorded = len(store)
 
-    async def serve(self, model: PreTrainedModel) -> None:
-        """Let the engine answer with the weights of `model` from now on, under the next version."""
-        await self.engine.load(weights(model), self.engine.version + 1)
+    async def serve(self, model: PreTrainedModel, *, after: int = 0) -> None:
+        """Let the engine answer with the weights of `model` from now on, under the next version (later than `after`)."""
+        await self.engine.load(weights(model), max(self.engine.version, after) + 1)
 
     def record(self, rollouts: Sequence[Rollout], **extra: str | int) -> None:
         """Keep rollouts in the run's tree store, with `extra` (stage, step, model) beside their own metadata."""
@@ -63,7 +63,9 @@ class Workplace:
 async def open_workplace(recipe: Recipe, run: RunDir) -> AsyncIterator[Workplace]:
     """Open what `recipe` names; closes it all in reverse, also after a failure half-way. Raises `UserError`."""
     import torch
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # the run has its own
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     model_dir = resolve_model(recipe.model.path)
@@ -81,6 +83,9 @@ async def open_workplace(recipe: Recipe, run: RunDir) -> AsyncIterator[Workplace
         await gateway.start()
         stack.push_async_callback(gateway.close)
         grader = Grader(host)
+        scaffold = open_scaffold(recipe.scaffold)
+        if close := getattr(scaffold, "aclose", None):
+            stack.push_async_callback(close)
         yield Workplace(
             model_dir=model_dir,
             renderer=renderer,
@@ -91,7 +96,7 @@ async def open_workplace(recipe: Recipe, run: RunDir) -> AsyncIterator[Workplace
                 gateway=gateway,
                 host=host,
                 grader=grader,
-                scaffold=open_scaffold(recipe.scaffold),
+                scaffold=scaffold,
                 concurrency=recipe.concurrency,
             ),
             store=TreeStore(run.path / "trees"),

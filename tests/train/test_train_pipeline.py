@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ async def test_two_domains_on_qwen3(tmp_path: Path) -> None:
         assert any(not torch.equal(a, b) for a, b in zip(base.parameters(), trained.parameters(), strict=True)), name
     rows = run.read_metrics("distil")
     assert [row["step"] for row in rows] == [1, 2]
-    assert rows[0]["teacher_kl"] > 0  # the experts have left the base
+    assert abs(rows[0]["teacher_kl"]) > 1e-5  # the experts have left the base
     for rollout, _ in load_rollouts(TreeStore(run.path / "trees"), stage="distil"):
         assert "teacher_logprob" in rollout.tree.names
 
