@@ -27,7 +27,7 @@ _HOW = (Status.EXITED, Status.SIGNALLED, Status.TIMEOUT)
 
 @dataclass(slots=True)
 class Box:
-    """What came with the start of a sandbox; descriptors of which the receiver is the owner, -1 where absent."""
+    """The descriptors that came with the start of a sandbox, -1 where absent."""
 
     pidfd: int = -1
     root: int = -1
@@ -51,6 +51,7 @@ class Agent:
         self._serial = 0
         self._outbox: deque[tuple[bytes, int]] = deque()
         self._ended: str | None = None
+        self._taken = False
         self.box = Box()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(control, self._readable)
@@ -81,6 +82,11 @@ class Agent:
         finally:
             self._commands.pop(serial, None)
 
+    def take_box(self) -> Box:
+        """Return what came with the start; its descriptors are the caller's from now on."""
+        self._taken = True
+        return self.box
+
     def close(self, reason: str) -> None:
         """Let go of the sandbox, which ends it; whoever waits gets `SandboxLost(reason)`. Idempotent."""
         if self._ended is not None:
@@ -96,9 +102,9 @@ class Agent:
         if not self.ready.done():
             self.ready.set_exception(StartFailed(reason))
             self.ready.exception()  # mark as seen: nobody may be waiting any more
-            for fd in (self.box.root, self.box.listener):
-                if fd >= 0:
-                    os.close(fd)
+        for fd in (self.box.root, self.box.listener):
+            if fd >= 0 and not self._taken:
+                os.close(fd)
         for command in self._commands.values():
             if not command.future.done():
                 command.future.set_exception(SandboxLost(reason))

@@ -14,7 +14,7 @@ from pathlib import Path
 from palmette.sandbox.api import StartFailed
 
 SOURCES = Path(__file__).parent / "native"
-_FLAGS = ("-std=gnu11", "-O2")
+FLAGS = ("-std=gnu11", "-O2")
 
 
 def fork_server() -> Path:
@@ -23,7 +23,7 @@ def fork_server() -> Path:
     Raises `StartFailed` where there is no compiler or the sources do not compile.
     """
     sources = sorted(SOURCES.glob("*.[ch]"))
-    digest = hashlib.sha256("\0".join((platform.machine(), *_FLAGS)).encode())
+    digest = hashlib.sha256("\0".join((platform.machine(), *FLAGS)).encode())
     for source in sources:
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     name = f"forkserver-{digest.hexdigest()[:16]}"
@@ -65,7 +65,7 @@ def _compile(sources: list[Path], target: Path) -> Path:
     os.close(fd)
     try:
         for link in (("-static",), ()):  # static where libc.a is there: smaller processes, no loader
-            command = [cc, *_FLAGS, *link, "-o", temporary, *map(str, sources)]
+            command = [cc, *FLAGS, *link, "-o", temporary, *map(str, sources)]
             done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
             if done.returncode == 0:
                 os.chmod(temporary, 0o755)

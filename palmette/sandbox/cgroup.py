@@ -63,9 +63,15 @@ def remove_stale(cgroups: Cgroups) -> None:
         for stale in directory.glob(f"{_PREFIX}*-*"):
             pid, start = stale.name.removeprefix(_PREFIX).split("-")[:2]
             if pid.isdigit() and _start_time(int(pid)) != start:
-                for leaf in (*stale.glob("*/"), stale):
-                    with suppress(OSError):
-                        leaf.rmdir()
+                remove(cgroups, stale.name)
+
+
+def remove(cgroups: Cgroups, name: str) -> None:
+    """Remove the cgroup `name` and those below it as far as they are empty."""
+    for directory in cgroups.directories:
+        for path in (*directory.glob(f"{name}/*/"), directory / name):
+            with suppress(OSError):
+                path.rmdir()
 
 
 def _start_time(pid: int) -> str:

@@ -1,11 +1,18 @@
-"""Hosts of sandboxes by name."""
+"""Hosts of sandboxes by name, and what this machine offers them."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from palmette.errors import UserError, suggest
-from palmette.sandbox.api import Host
+from palmette.sandbox import cgroup, seccomp
+from palmette.sandbox.api import Host, SandboxError, Spec
+from palmette.sandbox.build import compiler
 
 
 def open_host(name: str) -> Host:
@@ -14,6 +21,41 @@ def open_host(name: str) -> Host:
         known = ", ".join(sorted(HOSTS))
         raise UserError(f"unknown sandbox host '{name}'{suggest(name, HOSTS)} (known: {known})")
     return HOSTS[name]()
+
+
+def probe() -> list[tuple[str, bool, str]]:
+    """Return (what, whether it works, detail) for all that the namespace host leans on; starts one sandbox. Blocks."""
+    cc = compiler()
+    stuck = seccomp.stuck_workers()  # looked at before anything is tried: see seccomp.py
+    groups = cgroup.detect()
+    overlay = "overlay" in Path("/proc/filesystems").read_text().split()
+    uid = os.geteuid()
+    rows = [
+        ("C compiler", cc is not None, cc or "missing: install gcc"),
+        ("user", uid == 0, "root" if uid == 0 else f"uid {uid}: rootless sandboxes, without cgroup limits"),
+        ("seccomp", seccomp.usable(), f"{stuck} kernel workers stuck" if stuck else "filter available"),
+        ("cgroups", groups.version > 0, f"v{groups.version}" if groups.version else groups.reason),
+        ("overlayfs", overlay, "in /proc/filesystems" if overlay else "not in /proc/filesystems"),
+    ]
+    with ThreadPoolExecutor(1) as thread:  # the caller may have an event loop of its own
+        return [*rows, thread.submit(lambda: asyncio.run(_try_namespace())).result()]
+
+
+async def _try_namespace() -> tuple[str, bool, str]:
+    host = open_host("namespace")
+    try:
+        await (await host.start(Spec(owner="doctor"))).close()  # compiles and launches
+        began = time.monotonic()
+        sandbox = await host.start(Spec(owner="doctor"))
+        took_ms = (time.monotonic() - began) * 1e3
+        result = await sandbox.exec("echo works")
+        weak = "; ".join(host.weaknesses())
+        works = result.stdout == b"works\n"
+        return "namespace sandbox", works, f"starts in {took_ms:.1f} ms" + (f"; weaker here: {weak}" if weak else "")
+    except SandboxError as error:
+        return "namespace sandbox", False, str(error)
+    finally:
+        await host.close()
 
 
 def _namespace() -> Host:

@@ -234,7 +234,7 @@ class NamespaceSandbox:
             raise StartFailed(f"no answer from a new sandbox within {_START_TIMEOUT_S:.0f} s") from None
         except SandboxError as error:
             raise _explained(str(error)) from None
-        box = self._agent.box
+        box = self._agent.take_box()
         owner = None if self._server.rootless else (self._uid, self._uid)
         limit_bytes = self._spec.limits.disk_mb << 20
         self._files = Files(box.root, workdir=self._spec.workdir, owner=owner, limit_bytes=limit_bytes)
@@ -358,6 +358,7 @@ class _Server:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        cgroup.remove(self.cgroups, self.name)  # it does so itself unless it was killed
         self._claim.close()
 
 

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 
 from palmette.sandbox.api import Host, Sandbox, Spec
 
-PYTHON = os.path.realpath(sys.executable)
-READONLY = () if sys.base_prefix.startswith("/usr") else (os.path.realpath(sys.base_prefix),)
+_SYSTEM_PYTHON = "/usr/bin/python3"  # in every sandbox where the machine has it
+PYTHON = _SYSTEM_PYTHON if os.path.exists(_SYSTEM_PYTHON) else os.path.realpath(sys.executable)
+READONLY = () if PYTHON.startswith("/usr/") else (os.path.realpath(sys.base_prefix),)
 
 
 @asynccontextmanager

@@ -41,8 +41,10 @@ static struct child *children;
 static struct {
     char *key;
     int at;
+    unsigned used; /* by which request last */
 } binds[BINDS_MAX];
-static int bind_count, bind_serial, bind_oldest;
+static int bind_count, bind_serial;
+static unsigned requests;
 static int server, host_mounts, own_mounts, host_root, rootless, cgroup;
 static const char *cgroup_name, *cgroup_paths[2]; /* a cgroup of ours, made below each path */
 
@@ -81,31 +83,54 @@ static int show(const char *path, const char *at, int readonly) {
     return 0;
 }
 
-/* Index of /m/N where the host's directory is shown; a key is "path\ndevice:inode", so a replaced one is seen anew. */
-int bind_index(const char *key) {
+static int find_bind(const char *key) {
     for (int i = 0; i < bind_count; i++)
         if (strcmp(binds[i].key, key) == 0)
-            return binds[i].at;
+            return i;
     return -1;
+}
+
+/* N of /m/N where the host's directory is shown; a key is "path\ndevice:inode", so a replaced one is seen anew. */
+int bind_index(const char *key) {
+    int slot = find_bind(key);
+    return slot < 0 ? -1 : binds[slot].at;
 }
 
 static int add_bind(const char *key) {
     char path[4200], at[32];
-    if (bind_index(key) >= 0)
-        return 0;
     snprintf(path, sizeof path, "%.*s", (int)strcspn(key, "\n"), key);
     snprintf(at, sizeof at, "/m/%d", ++bind_serial);
     if (show(path, at, 1))
         return -1;
-    int slot = bind_count < BINDS_MAX ? bind_count++ : bind_oldest++ % BINDS_MAX;
-    if (binds[slot].key) { /* living sandboxes have copies of their own */
-        char old[32];
-        snprintf(old, sizeof old, "/m/%d", binds[slot].at);
-        umount2(old, MNT_DETACH);
+    int slot = 0;
+    if (bind_count < BINDS_MAX) {
+        slot = bind_count++;
+    } else { /* the one that was not needed for longest; living sandboxes have copies of their own */
+        for (int i = 1; i < BINDS_MAX; i++)
+            if (binds[i].used < binds[slot].used)
+                slot = i;
+        snprintf(at, sizeof at, "/m/%d", binds[slot].at);
+        umount2(at, MNT_DETACH);
         free(binds[slot].key);
     }
-    binds[slot].key = strdup(key), binds[slot].at = bind_serial;
+    binds[slot].key = strdup(key), binds[slot].at = bind_serial, binds[slot].used = requests;
     return 0;
+}
+
+/* Show all that a request needs; what is there already is marked first, lest it make room for the others. */
+static const char *add_binds(const char *keys, uint32_t count) {
+    const char *at = keys;
+    requests++;
+    for (uint32_t i = 0; i < count; i++, at += strlen(at) + 1) {
+        int slot = find_bind(at);
+        if (slot >= 0)
+            binds[slot].used = requests;
+    }
+    at = keys;
+    for (uint32_t i = 0; i < count; i++, at += strlen(at) + 1)
+        if (find_bind(at) < 0 && add_bind(at))
+            return at;
+    return NULL;
 }
 
 /* ---- set-up ----------------------------------------------------------------------------------------------------- */
@@ -216,11 +241,11 @@ static void start(char *packet, size_t length, int control) {
     const char *at = box.strings;
     for (uint32_t i = 0; i < 1 + 2 * box.request.links; i++)
         at += strlen(at) + 1;
-    for (uint32_t i = 0; i < box.request.binds; i++, at += strlen(at) + 1)
-        if (add_bind(at)) {
-            send_failure(control, at, errno);
-            return;
-        }
+    const char *missing = add_binds(at, box.request.binds);
+    if (missing) {
+        send_failure(control, missing, errno);
+        return;
+    }
     struct child *child = calloc(1, sizeof *child);
     int pidfd = -1;
     /* legacy clone: clone3 is filtered */

@@ -1,0 +1,309 @@
+"""The namespace host itself: what it leaves behind, what it says when it cannot, what it does on lesser machines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from palmette.sandbox import build, cgroup, namespace, seccomp
+from palmette.sandbox.api import Limits, SandboxLost, Spec, StartFailed, Status
+from palmette.sandbox.conformance import lacks
+from palmette.sandbox.hosts import open_host
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture
+async def host():
+    host = open_host("namespace")
+    yield host
+    await host.close()
+
+
+def _mark() -> str:
+    return f"60.{uuid.uuid4().int % 10**12:012d}"
+
+
+def _processes_with(argument: str) -> int:
+    count = 0
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                count += argument.encode() in (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+    return count
+
+
+def _descriptors_and_mounts() -> tuple[int, str]:
+    return len(os.listdir("/proc/self/fd")), Path("/proc/self/mountinfo").read_text()
+
+
+def _cgroups_of(pid: int) -> list[Path]:
+    found = []
+    for directory in cgroup.detect().directories:
+        found += directory.glob(f"palmette-{pid}-*")
+    return [path for path in found if not path.name.endswith("probe")]
+
+
+async def test_closing_the_host_leaves_nothing(host):
+    before = _descriptors_and_mounts()
+    mark = _mark()
+    sandboxes = await asyncio.gather(*(host.start(Spec(gateway=("127.0.0.1", 9))) for _ in range(12)))
+    await asyncio.gather(*(s.exec(f"(setsid sleep {mark} &); sleep {mark} & true") for s in sandboxes))
+    running = [asyncio.ensure_future(s.exec("sleep 60")) for s in sandboxes[:3]]
+    assert _processes_with(mark) >= 24
+    await host.close()
+    assert _processes_with(mark) == 0
+    assert _cgroups_of(os.getpid()) == []
+    assert _descriptors_and_mounts() == before
+    assert all(isinstance(r, SandboxLost) for r in await asyncio.gather(*running, return_exceptions=True))
+    with pytest.raises(SandboxLost):
+        await sandboxes[5].exec("true")
+    with pytest.raises(StartFailed):
+        await host.start(Spec())
+    await host.close()
+
+
+_OWNER = """
+import asyncio, sys
+from palmette.sandbox.api import Spec
+from palmette.sandbox.conformance import lacks
+from palmette.sandbox.hosts import open_host
+async def main():
+    host = open_host("namespace")
+    boxes = [await host.start(Spec()) for _ in range(4)]
+    for box in boxes:
+        await box.exec(f"(setsid sleep {sys.argv[1]} &); sleep {sys.argv[1]} & true")
+    print("ready", host._server.process.pid, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_owner_leaves_nothing(ending):
+    mark = _mark()
+    owner = subprocess.Popen([sys.executable, "-c", _OWNER, mark], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert owner.stdout
+    server = int(owner.stdout.readline().split()[1])
+    assert _processes_with(mark) >= 8
+    owner.send_signal(ending)
+    owner.wait(10)
+    owner.stdout.close()
+    deadline = time.monotonic() + 10
+    while (_processes_with(mark) or _cgroups_of(owner.pid) or Path(f"/proc/{server}").exists()) and (
+        time.monotonic() < deadline
+    ):
+        time.sleep(0.05)
+    assert _processes_with(mark) == 0
+    assert _cgroups_of(owner.pid) == []
+    assert not Path(f"/proc/{server}").exists()
+
+
+@as_root
+async def test_cgroups_of_killed_servers_are_removed(host):
+    directories = cgroup.detect().directories
+    if not directories:
+        pytest.skip("no cgroups here")
+    stale = [directory / "palmette-4194300-1-1" for directory in directories]
+    for path in stale:
+        (path / "7").mkdir(parents=True)
+    await (await host.start(Spec())).close()
+    assert not any(path.exists() for path in stale)
+
+
+async def test_a_dead_fork_server_is_told(host):
+    sandbox = await host.start(Spec())
+    host._server.process.kill()
+    host._server.process.wait()
+    with pytest.raises(SandboxLost):
+        await sandbox.exec("sleep 5")
+    with pytest.raises(StartFailed, match="fork server died"):
+        await host.start(Spec())
+
+
+async def test_many_lives_leak_nothing(host):
+    await (await host.start(Spec())).close()
+    before = len(os.listdir("/proc/self/fd")), len(host._server._uids)
+    for _ in range(10):
+        boxes = await asyncio.gather(*(host.start(Spec(gateway=("127.0.0.1", 9))) for _ in range(12)))
+        await asyncio.gather(*(box.exec("echo $$") for box in boxes))
+        await asyncio.gather(*(box.close() for box in boxes))
+    assert (len(os.listdir("/proc/self/fd")), len(host._server._uids)) == before
+    assert seccomp.stuck_workers() < 50
+    left: list[Path] = []
+    for _ in range(100):
+        left = [path for base in _cgroups_of(os.getpid()) for path in base.glob("*/")]
+        if not left:
+            break
+        await asyncio.sleep(0.02)
+    assert left == []
+
+
+async def test_a_cancelled_start_leaves_nothing(host):
+    await (await host.start(Spec())).close()
+    before = len(os.listdir("/proc/self/fd"))
+    starts = [asyncio.ensure_future(host.start(Spec())) for _ in range(20)]
+    for delay_s in (0, 0.001, 0.002, 0.004):
+        await asyncio.sleep(delay_s)
+        for start in starts[:: 3 if delay_s else 5]:
+            start.cancel()
+    done = await asyncio.gather(*starts, return_exceptions=True)
+    assert any(isinstance(d, asyncio.CancelledError) for d in done)
+    await asyncio.gather(*(d.close() for d in done if isinstance(d, namespace.NamespaceSandbox)))
+    assert host._sandboxes == {}
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_an_interpreter_below_a_private_directory():
+    if sys.base_prefix.startswith("/usr"):
+        pytest.skip("the interpreter is part of the system here")
+    host = open_host("namespace")
+    sandbox = await host.start(Spec(readonly=(sys.base_prefix, sys.prefix)))
+    result = await sandbox.exec([sys.executable, "-c", "import pytest, sys; print(sys.prefix)"], timeout_s=60)
+    assert result.stdout.decode() == f"{sys.prefix}\n", result
+    await host.close()
+
+
+async def test_a_replaced_readonly_directory_is_seen_anew(host, tmp_path):
+    shared = tmp_path / "shared"
+    for content in ("first", "second"):
+        shutil.rmtree(shared, ignore_errors=True)
+        shared.mkdir()
+        (shared / "f").write_text(content)
+        sandbox = await host.start(Spec(readonly=(str(shared),)))
+        assert (await sandbox.exec(["cat", f"{shared}/f"])).stdout.decode() == content
+        await sandbox.close()
+
+
+async def test_more_readonly_directories_than_the_server_keeps(host, tmp_path):
+    paths = [tmp_path / f"d{n}" for n in range(90)]
+    for path in paths:
+        path.mkdir()
+        (path / "name").write_text(path.name)
+    for first in (0, 30, 60, 0):
+        shown = paths[first : first + 30]
+        sandbox = await host.start(Spec(readonly=tuple(map(str, shown))))
+        result = await sandbox.exec(["cat", *(f"{path}/name" for path in shown)])
+        assert result.stdout.decode() == "".join(path.name for path in shown), result
+        await sandbox.close()
+
+
+async def test_without_a_compiler_it_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    host = open_host("namespace")
+    with pytest.raises(StartFailed, match=r"gcc \(cc\).*'fake'"):
+        await host.start(Spec())
+    await host.close()
+
+
+async def test_a_failing_compiler_is_quoted(monkeypatch, tmp_path):
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho 'x.c:1: error: no such thing' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("CC", str(broken))
+    with pytest.raises(StartFailed, match="no such thing"):
+        build.fork_server()
+    assert [p.name for p in (tmp_path / "cache" / "palmette").iterdir()] == []
+
+
+def test_the_fork_server_is_compiled_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = build.fork_server()
+    stamp = first.stat().st_mtime_ns
+    assert build.fork_server() == first
+    assert first.stat().st_mtime_ns == stamp
+    assert [path.name for path in first.parent.iterdir()] == [first.name]
+
+
+def test_the_sources_compile_without_a_warning(tmp_path):
+    command = [build.compiler() or "cc", *build.FLAGS, "-Wall", "-Wextra", "-Werror", "-o", str(tmp_path / "x")]
+    done = subprocess.run([*command, *map(str, build.SOURCES.glob("*.c"))], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+async def test_without_cgroups_memory_is_limited_per_process(monkeypatch):
+    monkeypatch.setattr(cgroup, "detect", lambda: cgroup.Cgroups(version=0, reason="none here"))
+    host = open_host("namespace")
+    sandbox = await host.start(Spec(limits=Limits(memory_mb=100)))
+    result = await sandbox.exec("x=$(head -c 300000000 /dev/zero | tr '\\0' x); echo survived")
+    assert (b"survived" in result.stdout, result.status is Status.OOM) == (False, False), result.status
+    assert any("none here" in weakness for weakness in host.weaknesses())
+    assert "memory" in lacks(host)
+    await host.close()
+
+
+async def test_on_a_stuck_kernel_the_filter_is_left_out(monkeypatch):
+    monkeypatch.setattr(seccomp, "usable", lambda: False)
+    host = open_host("namespace")
+    sandbox = await host.start(Spec())
+    result = await sandbox.exec("grep -E '^Seccomp:' /proc/self/status")
+    assert result.stdout.split() == [b"Seccomp:", b"0"]
+    assert any("seccomp" in weakness for weakness in host.weaknesses())
+    assert "filter" in lacks(host)
+    await host.close()
+
+
+async def test_hosts_share_no_uid(host):
+    other = open_host("namespace")
+    one, two = await host.start(Spec()), await other.start(Spec())
+    assert (await one.exec("id -u")).stdout != (await two.exec("id -u")).stdout or os.geteuid() != 0
+    await other.close()
+    assert (await one.exec("echo alive")).stdout == b"alive\n"
+
+
+_ROOTLESS = """
+import asyncio, os, sys, traceback
+from palmette.sandbox import agent, build, cgroup, conformance, files, namespace, relay, seccomp
+import encodings.idna, tarfile, tempfile, pwd, urllib.parse
+os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+os.environ["XDG_CACHE_HOME"] = sys.argv[1]
+import ctypes; ctypes.CDLL(None).prctl(4, 1)  # dumpable again after setuid: /proc/self must be ours
+async def main():
+    host = namespace.NamespaceHost()
+    print("weak", *host.weaknesses(), sep="|")
+    for check in conformance.CHECKS:
+        if check.need not in host.lacks:
+            try:
+                await check.run(host)
+                print("ok", check.name)
+            except namespace.StartFailed as error:
+                print("cannot", error)
+                break
+            except Exception:
+                print("failed", check.name)
+                traceback.print_exc()
+    await host.close()
+asyncio.run(main())
+"""
+
+
+@as_root
+@pytest.mark.slow
+def test_without_root_it_is_weaker_and_says_so(tmp_path):
+    with tempfile.TemporaryDirectory() as cache:
+        os.chmod(cache, 0o777)
+        command = [sys.executable, "-c", _ROOTLESS, cache]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd="/")
+    if "cannot" in done.stdout:
+        pytest.skip(f"no rootless sandboxes here: {done.stdout}")
+    assert "rootless" in done.stdout.splitlines()[0], done.stdout + done.stderr
+    assert re.findall(r"^failed (.*)", done.stdout, re.M) == [], done.stderr
+    assert done.stdout.count("ok ") > 55, done.stdout + done.stderr

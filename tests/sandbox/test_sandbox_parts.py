@@ -1,0 +1,113 @@
+"""Small parts of the sandboxes as properties: path words, bounded output, names of hosts, cgroup detection."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palmette.errors import UserError
+from palmette.sandbox import cgroup, seccomp
+from palmette.sandbox.api import Limits, PathRefused, Spec
+from palmette.sandbox.fake import Capture
+from palmette.sandbox.files import Files
+from palmette.sandbox.hosts import open_host, probe
+
+_WORDS = st.lists(st.sampled_from(["..", ".", "", "a", "b", "link", "up", "abs"]), min_size=1, max_size=8).map("/".join)
+
+
+@given(chunks=st.lists(st.binary(max_size=40), max_size=12), limit=st.integers(1, 60))
+def test_capture_keeps_head_and_tail(chunks: list[bytes], limit: int):
+    capture = Capture(limit)
+    for chunk in chunks:
+        capture.feed(chunk)
+    whole = b"".join(chunks)
+    if len(whole) <= limit:
+        assert (capture.value(), capture.cut) == (whole, 0)
+    else:
+        head, tail = whole[: (limit + 1) // 2], whole[len(whole) - limit // 2 :]
+        assert capture.cut == len(whole) - limit
+        assert capture.value() == head + b"\n[... %d bytes cut ...]\n" % capture.cut + tail
+
+
+async def test_the_agent_cuts_output_as_capture_does():
+    host = open_host("namespace")
+    for limit in (1, 2, 7, 4096, 100_001):
+        sandbox = await host.start(Spec(limits=Limits(output_bytes=limit)))
+        for size in (0, 1, 2, 6, 7, 8, 4097, 5000, 100_001, 200_500):
+            data = os.urandom(size)
+            capture = Capture(limit)
+            capture.feed(data)
+            result = await sandbox.exec("head -c 3000; sleep 0.002; cat", stdin=data)
+            assert (result.stdout, result.truncated) == (capture.value(), capture.cut > 0), (limit, size)
+        await sandbox.close()
+    await host.close()
+
+
+@settings(max_examples=150, deadline=None)
+@given(path=_WORDS, data=st.binary(min_size=1, max_size=8))
+def test_no_path_reaches_outside(tmp_path_factory: pytest.TempPathFactory, path: str, data: bytes):
+    outside = tmp_path_factory.mktemp("outside")
+    root = outside / "root"
+    (root / "w" / "a").mkdir(parents=True)
+    (outside / "a").write_bytes(b"secret")
+    (outside / "b").write_bytes(b"secret")
+    os.symlink("../" * 30 + str(outside), root / "w" / "up")
+    os.symlink(outside, root / "w" / "abs")
+    os.symlink("a", root / "w" / "link")
+    before = set(outside.iterdir())
+    files = Files(os.open(root, os.O_PATH), workdir="/w", owner=None, limit_bytes=1 << 20)
+    try:
+        with suppress(PathRefused):
+            assert files.read(path) != b"secret"
+        with suppress(PathRefused):
+            files.write(path, data, 0o644)
+            assert files.read(path) == data
+    finally:
+        files.close()
+    assert set(outside.iterdir()) == before
+    assert (outside / "a").read_bytes() == (outside / "b").read_bytes() == b"secret"
+
+
+@given(path=_WORDS)
+def test_climbing_words_are_refused(tmp_path_factory: pytest.TempPathFactory, path: str):
+    depth, lowest = 1, 1  # the work directory is one below the root
+    for word in path.split("/") if not path.startswith("/") else []:
+        depth += -1 if word == ".." else 0 if word in ("", ".") else 1
+        lowest = min(lowest, depth)
+    files = Files(os.open("/", os.O_PATH), workdir="/w", owner=None, limit_bytes=1)
+    try:
+        if lowest < 0:
+            with pytest.raises(PathRefused, match="climbs"):
+                files._inside(path)
+        elif not path.startswith("/"):
+            assert "/" + files._inside(path) == posixpath.normpath("/w/" + path) or files._inside(path) == "."
+    finally:
+        files.close()
+
+
+def test_an_unknown_host_is_a_user_error():
+    with pytest.raises(UserError, match="did you mean 'namespace'"):
+        open_host("namespaces")
+
+
+def test_the_probe_covers_what_the_doctor_needs():
+    rows = probe()
+    assert {"C compiler", "user", "seccomp", "cgroups", "overlayfs", "namespace sandbox"} == {row[0] for row in rows}
+    assert all(isinstance(ok, bool) and detail for _, ok, detail in rows)
+    assert rows[-1][:2] == ("namespace sandbox", True), rows
+
+
+def test_workers_are_not_stuck_on_a_healthy_machine():
+    assert 0 <= seccomp.stuck_workers() < 100
+
+
+def test_own_name_tells_a_living_owner():
+    pid, start = cgroup.own_name().removeprefix("palmette-").split("-")[:2]
+    assert int(pid) == os.getpid()
+    assert cgroup._start_time(os.getpid()) == start != ""
+    assert cgroup._start_time(4_194_301) == ""
