@@ -1,0 +1,111 @@
+"""Proves: the base is taught the tokens a rollout shows, blunders are wrong, and its recipe runs and resumes."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from palmette.chat.template import Renderer
+from palmette.envs.build import drafts
+from palmette.run import RunDir
+from palmette.scaffolds.loop import TOOLS
+from palmette.train.base.corpus import blunder, conversation, transcripts
+from palmette.train.base.recipe import BaseRecipe, Shape
+from palmette.train.base.tokenizer import train_tokenizer
+from palmette.train.base.train import render, sample_of, train_base
+
+TINY = BaseRecipe(steps=4, batch=4, save_every=2, shape=Shape(hidden=32, layers=1, expert_dim=16, vocab=400))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    texts = [render(m) for m in transcripts(["terminal", "swe"], [1], count=60, sloppy=0, split="train", seed="t")]
+    return train_tokenizer(texts, vocab_size=600, context_tokens=2048)
+
+
+@pytest.mark.parametrize("name", ["terminal", "swe"])
+def test_the_whole_is_tokenised_as_turn_by_turn(name: str, tokenizer, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    renderer = Renderer.from_dir(tmp_path)
+    for draft in drafts(name, count=9, tiers=[1, 2, 3], split="heldout", seed=1):
+        messages = conversation(draft, draft.steps)
+        sample = sample_of(render(messages), tokenizer)
+        ids = renderer.prompt(messages[:2], TOOLS)
+        sampled = [False] * len(ids)
+        for index in range(2, len(messages), 2):
+            answer = renderer.completion(messages[:index], messages[index], TOOLS)
+            sampled += [True] * len(answer)
+            told = messages[index + 1 : index + 2]
+            if told:
+                ids = renderer.extend(ids, answer, messages[: index + 1], told, TOOLS)
+                sampled += [False] * (len(ids) - len(sampled))
+            else:
+                ids = [*ids, *answer]
+        shown = sample.token_ids_T.tolist()
+        assert shown[: len(ids)] == ids
+        assert sample.sampled_T.tolist()[: len(ids)] == sampled
+        assert tokenizer.decode(shown[len(ids) :]) == "\n"  # what follows the last turn is nobody's to learn
+
+
+@pytest.mark.parametrize("name", ["terminal", "swe"])
+def test_a_blunder_changes_exactly_one_step_for_the_worse(name: str) -> None:
+    rng = random.Random(0)
+    for draft in drafts(name, count=60, tiers=[1, 2, 3], split="train", seed=2):
+        wrong = blunder(draft.steps, rng, "train")
+        if len(wrong) == len(draft.steps):
+            changed = [(a, b) for a, b in zip(draft.steps, wrong, strict=True) if a != b]
+            assert len(changed) == 1
+            assert changed[0][0].tool == changed[0][1].tool
+            assert changed[0][0].arguments != changed[0][1].arguments
+        else:
+            assert len(wrong) == len(draft.steps) - 1
+        assert wrong[-1].tool == "submit"
+
+
+def test_the_share_of_blunders_is_the_recipe_s() -> None:
+    def wrong(sloppy: float) -> int:
+        clean = transcripts(["terminal"], [1], count=200, sloppy=0.0, split="train", seed="s")
+        mixed = transcripts(["terminal"], [1], count=200, sloppy=sloppy, split="train", seed="s")
+        return sum(a != b for a, b in zip(clean, mixed, strict=True))
+
+    assert wrong(0.0) == 0
+    assert wrong(1.0) == 200
+
+
+async def test_the_recipe_runs_and_an_interrupted_one_ends_with_the_same_weights(tmp_path: Path) -> None:
+    from palmette.model.load import load_model
+
+    async def run(name: str, *, until: int | None) -> RunDir:
+        made = tmp_path / name
+        directory = RunDir.open(made) if made.exists() else RunDir.create(made, TINY)
+        recipe = TINY
+        if until is not None:  # what an interruption leaves behind: a checkpoint short of the end
+            from palmette.train import stage
+
+            original = stage.Stage.advance
+            count = iter(range(until))
+
+            async def stop_early(self, *args, **kwargs):
+                if next(count, None) is None:
+                    raise KeyboardInterrupt
+                return await original(self, *args, **kwargs)
+
+            stage.Stage.advance = stop_early
+            try:
+                with pytest.raises(KeyboardInterrupt):
+                    await train_base(recipe, directory)
+            finally:
+                stage.Stage.advance = original
+        else:
+            await train_base(recipe, directory)
+        return directory
+
+    whole = await run("whole", until=None)
+    await run("broken", until=3)
+    mended = await run("broken", until=None)
+    first, second = load_model(whole.path / "model"), load_model(mended.path / "model")
+    for (name, a), (_, b) in zip(first.named_parameters(), second.named_parameters(), strict=True):
+        assert a.equal(b), name
+    card = (whole.path / "model" / "README.md").read_text()
+    assert f"| transcripts | {TINY.steps * TINY.batch:,} |" in card
+    assert "50% of what it read ends in failure" in card
