@@ -52,6 +52,7 @@ class Agent:
         self._outbox: deque[tuple[bytes, int]] = deque()
         self._ended: str | None = None
         self._taken = False
+        self._waiting = False  # for the socket to take more
         self.box = Box()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(control, self._readable)
@@ -122,6 +123,7 @@ class Agent:
             try:
                 self._control.sendmsg([packet], rights)
             except BlockingIOError:
+                self._waiting = True
                 self._loop.add_writer(self._control, self._flush)
                 return
             except OSError:  # it died; the reader hears of it and says so
@@ -129,7 +131,9 @@ class Agent:
             self._outbox.popleft()
             if fd >= 0:
                 os.close(fd)
-        self._loop.remove_writer(self._control)
+        if self._waiting:
+            self._waiting = False
+            self._loop.remove_writer(self._control)
 
     def _readable(self) -> None:
         for _ in range(32):  # then let others have the loop

@@ -69,7 +69,7 @@ class NamespaceHost:
             sandbox = NamespaceSandbox(f"{server.name}/{self._serial}", spec, self, server)
             self._sandboxes[sandbox.id] = sandbox
             try:
-                await sandbox._start(self._serial)
+                await sandbox._start()
             except BaseException:
                 await asyncio.shield(sandbox.close())
                 raise
@@ -219,9 +219,9 @@ class NamespaceSandbox:
             self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)
 
-    async def _start(self, serial: int) -> None:
+    async def _start(self) -> None:
         self._uid = self._server.take_uid()
-        request = _request(self._id, self._spec, self._uid)
+        request = self._server.request(self._id, self._spec, self._uid)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self._agent = Agent(ours, self._end)
@@ -299,6 +299,7 @@ class _Server:
     def __init__(self, machine: _Machine) -> None:
         self.rootless, self.cgroups = machine.rootless, machine.cgroups
         self.name = cgroup.own_name()
+        self._system = _system()
         self._claim, self._uids = _claim_uids()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         directories = [str(directory) for directory in machine.cgroups.directories]
@@ -325,6 +326,18 @@ class _Server:
             text = answer[8:].decode(errors="replace") or "it died at once"
             raise _explained(f"{text}: {os.strerror(code)}" if code else text)
         ours.setblocking(False)
+
+    def request(self, name: str, spec: Spec, uid: int) -> bytes:
+        """Return the packet that asks for a sandbox (native/wire.h). Raises `StartFailed`."""
+        links, system = self._system
+        binds = [*system, *map(_bind_key, spec.readonly)]
+        directories = dict.fromkeys((spec.workdir, *DIRECTORIES))
+        limits = spec.limits
+        ttl_ms = min(int(spec.ttl_s * 1000), 0xFFFFFFFF)
+        counts = len(links) // 2, len(binds), len(directories)
+        numbers = limits.memory_mb, limits.pids, limits.disk_mb, limits.inodes, limits.output_bytes, ttl_ms
+        head = _REQUEST.pack(uid, *numbers, spec.gateway is not None, *counts)
+        return head + b"".join(os.fsencode(word) + b"\0" for word in (name, *links, *binds, *directories))
 
     def take_uid(self) -> int:
         """Return a uid no living sandbox has (rootless: the only one there is)."""
@@ -360,19 +373,6 @@ class _Server:
             self.process.wait()
         cgroup.remove(self.cgroups, self.name)  # it does so itself unless it was killed
         self._claim.close()
-
-
-def _request(name: str, spec: Spec, uid: int) -> bytes:
-    """Return the packet that asks the fork server for a sandbox (native/wire.h). Raises `StartFailed`."""
-    links, binds = _system()
-    binds = binds + [_bind_key(path) for path in spec.readonly]
-    directories = dict.fromkeys((spec.workdir, *DIRECTORIES))
-    limits = spec.limits
-    ttl_ms = min(int(spec.ttl_s * 1000), 0xFFFFFFFF)
-    counts = len(links) // 2, len(binds), len(directories)
-    numbers = limits.memory_mb, limits.pids, limits.disk_mb, limits.inodes, limits.output_bytes, ttl_ms
-    head = _REQUEST.pack(uid, *numbers, spec.gateway is not None, *counts)
-    return head + b"".join(os.fsencode(word) + b"\0" for word in (name, *links, *binds, *directories))
 
 
 def _system() -> tuple[list[str], list[str]]:
