@@ -104,7 +104,9 @@ def _rollouts(shown: list[dict[str, Any]], total: int) -> Table:
         reward = each.get("reward")
         style = "yellow" if reward is None else "green" if reward >= 1 else "red"
         table.add_row(
-            *(str(each.get(name, "–")) for name in ("stage", "model", "task")),
+            str(each.get("stage", "–")),
+            str(each.get("model", "–")),
+            str(each.get("task", "–")).split("/")[-1],
             Text(str(each.get("outcome")), style=style),
             Text("absent" if reward is None else f"{reward:g}", style=style),
             str(each.get("turns", "–")),
