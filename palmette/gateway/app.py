@@ -15,6 +15,7 @@ import errno
 import secrets
 import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from typing import Any, TypeVar
 
@@ -69,6 +70,7 @@ class Gateway:
         self._max_body_bytes = max_body_bytes
         self._under_way = 0
         self._sessions: dict[str, Session] = {}
+        self._tokenising = ThreadPoolExecutor(1, "tokenising")
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -94,18 +96,19 @@ class Gateway:
         await self._server.ready.wait()
 
     async def close(self) -> None:
-        """Close every session and stop serving. Idempotent."""
+        """Close every session and stop serving, for good. Idempotent."""
         for key in list(self._sessions):
             self.close_session(key)
         if self._server is not None and self._serving is not None:
             self._server.should_exit = True
             await self._serving
             self._server = self._serving = None
+        self._tokenising.shutdown(wait=False, cancel_futures=True)
 
     def open_session(self, sampling: Sampling, *, max_completion_tokens: int | None = None) -> Session:
         """Return a new session that samples by `sampling` whatever the agent asks; an answer may have at most
         `max_completion_tokens` and what the agent asks for, if that is less."""
-        session = Session(sampling, max_completion_tokens=max_completion_tokens)
+        session = Session(sampling, max_completion_tokens=max_completion_tokens, tokenising=self._tokenising)
         self._sessions[session.key] = session
         return session
 
@@ -178,7 +181,7 @@ class Gateway:
         if self._public_key is not None and (
             not self._public_key or secrets.compare_digest(bearer.encode(), self._public_key.encode())
         ):
-            return Session(self._public_sampling, honour_sampling=True)
+            return Session(self._public_sampling, honour_sampling=True, tokenising=self._tokenising)
         raise Refusal(401, "Incorrect API key provided.", code="invalid_api_key", kind="authentication_error")
 
 

@@ -9,14 +9,13 @@ from typing import Any, Literal
 
 import orjson
 
-from palmette.chat.message import Message, Role, Tool, ToolCall
+from palmette.chat.message import ToolCall
 from palmette.chat.template import Renderer
 from palmette.engine.api import FinishReason
-from palmette.gateway.fields import read_flag, read_integer, read_json, read_number, read_object, read_string
-from palmette.gateway.refusal import Refusal, malformed
+from palmette.gateway.fields import read_flag, read_integer, read_json, read_number, read_object
+from palmette.gateway.openai_messages import read_messages, read_tools
+from palmette.gateway.refusal import Refusal
 from palmette.gateway.session import Ask, Turn
-
-MAX_MESSAGES = 10_000
 
 FIELDS: dict[str, Literal["honoured", "imposed", "ignored", "refused"]] = {
     "messages": "honoured",
@@ -87,10 +86,10 @@ def read(body: bytes) -> ChatRequest:
     options = fields.get("stream_options")
     options = {} if options is None else read_object(options, "stream_options")
     hidden = fields.get("tool_choice") == "none"
-    tools = _tools(fields.get("tools"))
+    tools = read_tools(fields.get("tools"))
     limits = [read_integer(fields, name, 1) for name in ("max_tokens", "max_completion_tokens")]
     ask = Ask(
-        messages=_messages(fields.get("messages")),
+        messages=read_messages(fields.get("messages")),
         tools=() if hidden else tools,
         max_tokens=min((limit for limit in limits if limit is not None), default=None),
         temperature=read_number(fields, "temperature", 0.0, 2.0),
@@ -142,9 +141,6 @@ def stream(request: ChatRequest, turn: Turn, renderer: Renderer) -> Iterator[byt
     if request.include_usage:
         yield _event(envelope | {"choices": [], "usage": _usage(turn)})
     yield b"data: [DONE]\n\n"
-
-
-# ---------------------------------------------------------------- writing
 
 
 def _answer(turn: Turn) -> dict[str, Any]:
@@ -209,114 +205,3 @@ def _envelope(request: ChatRequest, turn: Turn, kind: str) -> dict[str, Any]:
 
 def _event(chunk: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(chunk) + b"\n\n"
-
-
-# ---------------------------------------------------------------- reading
-
-
-def _messages(value: Any) -> tuple[Message, ...]:
-    if not isinstance(value, list) or not value:
-        raise malformed("messages", "expected a list with at least one message.")
-    if len(value) > MAX_MESSAGES:
-        raise malformed("messages", f"expected at most {MAX_MESSAGES} messages.")
-    return tuple(_message(item, f"messages[{index}]") for index, item in enumerate(value))
-
-
-def _message(value: Any, at: str) -> Message:
-    fields = read_object(value, at)
-    roles: dict[Any, Role] = {
-        "system": "system",
-        "developer": "system",
-        "user": "user",
-        "assistant": "assistant",
-        "tool": "tool",
-    }
-    given = fields.get("role")
-    if not isinstance(given, str) or given not in roles:
-        raise malformed(f"{at}.role", f"expected one of {', '.join(roles)}.")
-    role = roles[given]
-    content = _text(fields.get("content"), f"{at}.content")
-    if role == "assistant":
-        reasoning = fields.get("reasoning_content")
-        calls = _calls(fields.get("tool_calls"), f"{at}.tool_calls")
-        return Message(
-            role=role,
-            content=content,
-            tool_calls=calls,
-            reasoning=reasoning if isinstance(reasoning, str) and reasoning else None,
-        )
-    if fields.get("content") is None:
-        raise malformed(f"{at}.content", "expected a string or a list of text parts.")
-    return Message(
-        role=role, content=content, tool_call_id=read_string(fields, "tool_call_id", at) if role == "tool" else None
-    )
-
-
-def _text(value: Any, at: str) -> str:
-    """Return the text of a content field; the parts of a list are joined by newlines, as vLLM does."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    if not isinstance(value, list):
-        raise malformed(at, "expected a string or a list of text parts.")
-    parts = []
-    for index, item in enumerate(value):
-        here = f"{at}[{index}]"
-        part = read_object(item, here)
-        kind = part.get("type")
-        if kind not in ("text", "refusal"):
-            raise malformed(here, "only text parts are supported: this gateway serves a text model without images.")
-        if not isinstance(part.get(kind), str):
-            raise malformed(f"{here}.{kind}", "expected a string.")
-        parts.append(part[kind])
-    return "\n".join(parts)
-
-
-def _calls(value: Any, at: str) -> tuple[ToolCall, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise malformed(at, "expected a list.")
-    calls = []
-    for index, item in enumerate(value):
-        here = f"{at}[{index}]"
-        call = read_object(item, here)
-        function = read_object(call.get("function"), f"{here}.function")
-        arguments = function.get("arguments", "")
-        if isinstance(arguments, str):
-            arguments = read_json(arguments.encode() or b"{}", f"{here}.function.arguments")
-        calls.append(
-            ToolCall(
-                id=read_string(call, "id", here),
-                name=read_string(function, "name", f"{here}.function"),
-                arguments=read_object(arguments, f"{here}.function.arguments"),
-            )
-        )
-    return tuple(calls)
-
-
-def _tools(value: Any) -> tuple[Tool, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise malformed("tools", "expected a list.")
-    tools = []
-    for index, item in enumerate(value):
-        at = f"tools[{index}]"
-        tool = read_object(item, at)
-        if tool.get("type") != "function":
-            raise malformed(f"{at}.type", "expected 'function'.")
-        function = read_object(tool.get("function"), f"{at}.function")
-        description = function.get("description")
-        if description is not None and not isinstance(description, str):
-            raise malformed(f"{at}.function.description", "expected a string.")
-        schema = function.get("parameters")
-        parameters = {"type": "object", "properties": {}}  # templates count on both, agents leave them out
-        parameters |= read_object({} if schema is None else schema, f"{at}.function.parameters")
-        tools.append(
-            Tool(
-                name=read_string(function, "name", f"{at}.function"),
-                description=description or "",
-                parameters=parameters,
-            )
-        )
-    return tuple(tools)

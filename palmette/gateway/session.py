@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import blake2b
@@ -24,6 +25,12 @@ from palmette.engine.api import Completion, ContextExhausted, Engine, EngineErro
 from palmette.gateway import identity, refusal
 from palmette.gateway.fields import read_json
 from palmette.trajectory.tree import Tree
+
+# Longer conversations are tokenised in the gateway's one tokenising thread (the tokenizer lets go of the interpreter).
+# Measured, eight first prompts of 60,000 characters at once on two busy cores: the event loop stalls for 0.7 s without
+# the thread, 0.12 s with it, and again 0.7 s with six threads, at the same requests a second. A prompt of 850 tokens
+# takes 0.8 ms, less than the way to a thread and back.
+OFF_LOOP_CHARS = 16_384
 
 
 class Failure(StrEnum):
@@ -77,6 +84,7 @@ class Session:
         *,
         max_completion_tokens: int | None = None,
         honour_sampling: bool = False,
+        tokenising: Executor | None = None,
     ) -> None:
         self.key = secrets.token_urlsafe(24)
         self.tree = Tree()
@@ -87,6 +95,7 @@ class Session:
         self._sampling = sampling
         self._cap = max_completion_tokens
         self._honour = honour_sampling
+        self._tokenising = tokenising
         self._known: dict[identity.Digest, Turn] = {}
         self._said: set[identity.Digest] = set()
         self._calls = 0
@@ -144,7 +153,11 @@ class Session:
         if self.closed:
             raise refusal.unknown_session()
         digests = identity.chain(ask.messages, ask.tools)
-        prompt_ids = self._prompt(ask, digests, renderer)
+        if self._tokenising and sum(len(message.content) for message in ask.messages) > OFF_LOOP_CHARS:
+            loop = asyncio.get_running_loop()
+            prompt_ids = await loop.run_in_executor(self._tokenising, self._prompt, ask, digests, renderer)
+        else:
+            prompt_ids = self._prompt(ask, digests, renderer)
         sampling = self._sampling_for(ask, self.turns + len(self._under_way) - 1)
         try:
             completion = await engine.complete(prompt_ids, sampling)

@@ -14,7 +14,7 @@ from palmette.chat.template import Renderer
 from palmette.engine.api import Sampling
 from palmette.engine.scripted import ScriptedEngine
 from palmette.gateway.app import Gateway
-from palmette.gateway.session import Session
+from palmette.gateway.session import OFF_LOOP_CHARS, Session
 
 SAMPLING = Sampling(max_tokens=400)
 TOOLS = [{"type": "function", "function": {"name": "bash", "parameters": {"properties": {"command": {}}}}}]
@@ -115,6 +115,22 @@ async def test_a_harmless_change_keeps_the_sampled_ids(
     assert [branch.token_ids[a:b].tolist() for a, b in branch.turns] == turns
     assert "kavo" in renderer.decode(engine.calls[2])
     assert (session.turns, session.sampled_tokens) == (3, sum(map(len, turns)))
+
+
+async def test_long_conversations_are_as_exact(
+    open_gateway: Callable[..., Any], http: aiohttp.ClientSession, say: Say, renderer: Renderer
+) -> None:
+    """They are tokenised in a thread; the prompt must be the same."""
+    turns = [say("one", ("bash", {"command": "ls"})), say("two")]
+    engine = ScriptedEngine(turns)
+    gateway = await open_gateway(engine)
+    session = gateway.open_session(SAMPLING)
+    agent = Agent(http, gateway, session)
+    agent.messages[0]["content"] = "wörd " * (OFF_LOOP_CHARS // 4)
+    agent.answer(await agent.ask(), "seen")
+    await agent.ask()
+    assert agent.messages[0]["content"] in renderer.decode(engine.calls[0])
+    assert list(engine.calls[1][: len(engine.calls[0]) + len(turns[0])]) == [*engine.calls[0], *turns[0]]
 
 
 async def test_a_changed_argument_forks(

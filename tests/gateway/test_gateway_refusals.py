@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -12,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from palmette.chat.template import Renderer
 from palmette.engine.api import Sampling
 from palmette.engine.scripted import ScriptedEngine
 from palmette.errors import UserError
-from palmette.gateway import openai_chat
+from palmette.gateway import identity, openai_chat
 from palmette.gateway.app import Gateway
 from palmette.gateway.refusal import Refusal
 
@@ -117,22 +120,44 @@ def test_every_refused_field_is_refused_and_every_allowed_value_is_not() -> None
     openai_chat.read(json.dumps({"messages": [USER], "n": 1, "response_format": {"type": "text"}}).encode())
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=12,
+SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+JSON = SCALAR | st.lists(SCALAR, max_size=2) | st.dictionaries(st.text(max_size=3), SCALAR, max_size=2)
+TEXT_PART = st.fixed_dictionaries({"type": st.just("text"), "text": JSON})
+FUNCTION = st.fixed_dictionaries(
+    {"name": JSON}, optional={"arguments": JSON | JSON.map(lambda value: json.dumps(value))}
 )
-NAMES = st.sampled_from([*openai_chat.FIELDS, "role", "content", "tool_calls", "function", "arguments", "name", "type"])
-BODIES = st.dictionaries(NAMES, JSON | st.lists(st.dictionaries(NAMES, JSON, max_size=4), max_size=3), max_size=6)
+CALL = st.fixed_dictionaries({}, optional={"id": JSON, "function": JSON | FUNCTION})
+MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "tool", "developer", "robot", 1])},
+    optional={
+        "content": st.text(max_size=9)
+        | JSON
+        | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": JSON})),
+        "tool_calls": JSON | st.lists(CALL, max_size=2),
+        "tool_call_id": JSON,
+        "reasoning_content": JSON,
+    },
+)
+TOOL = st.fixed_dictionaries({"type": st.just("function"), "function": st.dictionaries(st.just("name"), JSON) | JSON})
+BODY = st.fixed_dictionaries(
+    {"messages": st.lists(MESSAGE, min_size=1, max_size=3)},
+    optional={
+        "tools": st.lists(TOOL, max_size=2),
+        "max_tokens": JSON,
+        "top_p": JSON,
+        "stream_options": JSON,
+        "n": JSON,
+    },
+)
 
 
-@given(BODIES)
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
-def test_any_json_is_read_or_refused(body: dict[str, Any]) -> None:
-    """`Refusal` is the only thing that may come out of a bad body, and it names a field."""
+@given(BODY)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_json_is_refused_by_field_or_can_be_told_apart(body: dict[str, Any]) -> None:
     refused: Refusal | None = None
     try:
-        assert openai_chat.read(json.dumps(body).encode()).ask.messages
+        ask = openai_chat.read(json.dumps(body).encode()).ask
+        assert len(identity.chain(ask.messages, ask.tools)) == len(body["messages"]) + 1
     except Refusal as error:
         refused = error
     if refused is not None:
@@ -141,6 +166,7 @@ def test_any_json_is_read_or_refused(body: dict[str, Any]) -> None:
 
 
 @given(st.binary(max_size=200))
+@settings(deadline=None)
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     with pytest.raises(Refusal):
         openai_chat.read(body)
@@ -248,6 +274,43 @@ async def test_closing_a_session_ends_what_is_under_way(
     gateway.close_session(session.key)
     assert await asyncio.wait_for(asking, 5) == 404
     assert (session.turns, session.tree.num_tokens) == (0, 0)
+
+
+async def test_what_the_template_refuses_is_the_requests_fault(
+    http: aiohttp.ClientSession, renderer: Renderer, tmp_path: Path
+) -> None:
+    shutil.copytree(renderer.source, tmp_path / "model")
+    template = tmp_path / "model" / "chat_template.jinja"
+    strict = "{%- if messages[0].role == 'tool' %}{{ raise_exception('a tool cannot begin') }}{% endif -%}"
+    template.write_text(strict + template.read_text())
+    gateway = Gateway(ScriptedEngine([]), Renderer.from_dir(tmp_path / "model"))
+    await gateway.start()
+    session = gateway.open_session(Sampling())
+    body = {"messages": [{"role": "tool", "tool_call_id": "c", "content": "x"}]}
+    async with http.post(url(gateway, session.base_url), json=body) as response:
+        text = await response.text()
+        assert response.status == 400
+    assert "a tool cannot begin" in text
+    assert str(tmp_path) not in text
+    assert session.failure is None
+    await gateway.close()
+
+
+async def test_a_bug_in_the_engine_is_500_and_the_engines_fault(
+    open_gateway: Callable[..., Any], http: aiohttp.ClientSession
+) -> None:
+    class Broken(ScriptedEngine):
+        async def complete(self, prompt_ids: Any, sampling: Sampling) -> Any:
+            raise ZeroDivisionError("secret detail")
+
+    gateway = await open_gateway(Broken([]))
+    session = gateway.open_session(Sampling())
+    async with http.post(url(gateway, session.base_url), json={"messages": [USER]}) as response:
+        assert response.status == 500
+        error = (await response.json())["error"]
+    assert error["type"] == "server_error"
+    assert "secret" not in error["message"]
+    assert (session.failure, session.turns, session.tree.num_tokens) == ("engine_error", 0, 0)
 
 
 async def test_a_port_in_use_is_a_user_error(open_gateway: Callable[..., Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palmette.chat.message import ToolCall
@@ -60,6 +60,7 @@ def test_observe(given_result: Result, told: str) -> None:
 
 
 @given(st.text(max_size=300), st.integers(1, 100))
+@settings(deadline=None)
 def test_shorten_keeps_head_and_tail_and_counts_what_is_gone(text: str, limit: int) -> None:
     short = shorten(text, limit)
     if len(text) <= limit:

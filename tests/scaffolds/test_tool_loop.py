@@ -70,7 +70,7 @@ async def test_a_solved_task(
     assert [branch.token_ids[a:b].tolist() for a, b in branch.turns] == turns
     first = renderer.decode(engine.calls[0])
     assert SYSTEM_PROMPT in first
-    assert "bash(command): run a shell command" in first
+    assert "replace old by new once in a file" in first
 
 
 async def test_what_cannot_be_read_is_told_and_the_loop_goes_on(

@@ -1,0 +1,121 @@
+"""Messages and tools as Chat Completions writes them, read into the project's own records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from palmette.chat.message import Message, Role, Tool, ToolCall
+from palmette.gateway.fields import read_json, read_object, read_string
+from palmette.gateway.refusal import malformed
+
+MAX_MESSAGES = 10_000
+
+
+def read_messages(value: Any) -> tuple[Message, ...]:
+    """Return the messages of a request; text parts are joined, unknown keys left out. Raises `Refusal`."""
+    if not isinstance(value, list) or not value:
+        raise malformed("messages", "expected a list with at least one message.")
+    if len(value) > MAX_MESSAGES:
+        raise malformed("messages", f"expected at most {MAX_MESSAGES} messages.")
+    return tuple(_message(item, f"messages[{index}]") for index, item in enumerate(value))
+
+
+def read_tools(value: Any) -> tuple[Tool, ...]:
+    """Return the tools of a request, each with a schema of type object. Raises `Refusal`."""
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise malformed("tools", "expected a list.")
+    tools = []
+    for index, item in enumerate(value):
+        at = f"tools[{index}]"
+        tool = read_object(item, at)
+        if tool.get("type") != "function":
+            raise malformed(f"{at}.type", "expected 'function'.")
+        function = read_object(tool.get("function"), f"{at}.function")
+        description = function.get("description")
+        if description is not None and not isinstance(description, str):
+            raise malformed(f"{at}.function.description", "expected a string.")
+        schema = function.get("parameters")
+        parameters = {"type": "object", "properties": {}}  # templates count on both, agents leave them out
+        parameters |= read_object({} if schema is None else schema, f"{at}.function.parameters")
+        tools.append(
+            Tool(
+                name=read_string(function, "name", f"{at}.function"),
+                description=description or "",
+                parameters=parameters,
+            )
+        )
+    return tuple(tools)
+
+
+def _message(value: Any, at: str) -> Message:
+    fields = read_object(value, at)
+    roles: dict[Any, Role] = {
+        "system": "system",
+        "developer": "system",
+        "user": "user",
+        "assistant": "assistant",
+        "tool": "tool",
+    }
+    given = fields.get("role")
+    if not isinstance(given, str) or given not in roles:
+        raise malformed(f"{at}.role", f"expected one of {', '.join(roles)}.")
+    role = roles[given]
+    content = _text(fields.get("content"), f"{at}.content")
+    if role == "assistant":
+        reasoning = fields.get("reasoning_content")
+        calls = _calls(fields.get("tool_calls"), f"{at}.tool_calls")
+        return Message(
+            role=role,
+            content=content,
+            tool_calls=calls,
+            reasoning=reasoning if isinstance(reasoning, str) and reasoning else None,
+        )
+    if fields.get("content") is None:
+        raise malformed(f"{at}.content", "expected a string or a list of text parts.")
+    return Message(
+        role=role, content=content, tool_call_id=read_string(fields, "tool_call_id", at) if role == "tool" else None
+    )
+
+
+def _text(value: Any, at: str) -> str:
+    """Return the text of a content field; the parts of a list are joined by newlines, as vLLM does."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if not isinstance(value, list):
+        raise malformed(at, "expected a string or a list of text parts.")
+    parts = []
+    for index, item in enumerate(value):
+        here = f"{at}[{index}]"
+        part = read_object(item, here)
+        kind = part.get("type")
+        if kind not in ("text", "refusal"):
+            raise malformed(here, "only text parts are supported: this gateway serves a text model without images.")
+        if not isinstance(part.get(kind), str):
+            raise malformed(f"{here}.{kind}", "expected a string.")
+        parts.append(part[kind])
+    return "\n".join(parts)
+
+
+def _calls(value: Any, at: str) -> tuple[ToolCall, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise malformed(at, "expected a list.")
+    calls = []
+    for index, item in enumerate(value):
+        here = f"{at}[{index}]"
+        call = read_object(item, here)
+        function = read_object(call.get("function"), f"{here}.function")
+        arguments = function.get("arguments", "")
+        if isinstance(arguments, str):
+            arguments = read_json(arguments.encode() or b"{}", f"{here}.function.arguments")
+        calls.append(
+            ToolCall(
+                id=read_string(call, "id", here),
+                name=read_string(function, "name", f"{here}.function"),
+                arguments=read_object(arguments, f"{here}.function.arguments"),
+            )
+        )
+    return tuple(calls)
