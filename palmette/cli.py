@@ -25,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 tasks_app = typer.Typer(no_args_is_help=True, help="Build, check and look at directories of tasks.")
@@ -195,25 +196,39 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; a failure that the user can mend is one line on standard error."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own bars would break into ours
     try:
         code: Any = app(args=arguments, standalone_mode=False)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except UserError as error:
-        return _fail(str(error))
-    except TyperException as error:  # whatever is wrong with the command line itself
-        message = error.format_message().rstrip(".")
-        return _fail(f"{message[:1].lower()}{message[1:]}; see 'palmette --help'") if message else 2
     except BrokenPipeError:  # the reader of a pipe, such as head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        message = explain(error)
+        if message is None:
             raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        return _fail(f"the disk is full{where}; free some space, then go on with 'palmette resume'")
+        if message:
+            print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        return 2
+    return code if isinstance(code, int) else 0
 
 
-def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+def explain(error: BaseException) -> str | None:
+    """Return what to tell the user: one line, nothing if it has been said, or None for a bug of ours."""
+    while isinstance(error, BaseExceptionGroup):  # of tasks that ran at the same time, the first to fail
+        error = error.exceptions[0]
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, TyperException):
+        message = error.format_message().rstrip(".")
+        return f"{message[:1].lower()}{message[1:]}; see 'palmette --help'" if message else ""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _drop_output()
+        where = f" (while writing {error.filename})" if error.filename else ""
+        return f"the disk is full{where}; free some space and try again, a run with 'palmette resume'"
+    return None
+
+
+def _drop_output() -> None:
+    """Send what is still unwritten nowhere, so that Python does not stumble over it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -23,8 +23,7 @@ from palmette.envs.toolchain import python_toolchain
 from palmette.errors import UserError
 from palmette.model.load import resolve_model
 from palmette.sandbox.api import SandboxError, Spec
-from palmette.sandbox.build import compiler
-from palmette.sandbox.hosts import open_host
+from palmette.sandbox.hosts import open_host, probe
 
 
 class Health(StrEnum):
@@ -126,13 +125,6 @@ def check_programs() -> list[Finding]:
     return [
         _program("git", shutil.which("git"), Health.MISSING, "swe tasks are git repositories", "apt-get install git"),
         _program(
-            "compiler",
-            compiler(),
-            Health.MISSING,
-            "the sandbox's fork server is compiled on first use",
-            "apt-get install gcc libc6-dev",
-        ),
-        _program(
             "chromium",
             browser,
             Health.WEAK,
@@ -186,51 +178,43 @@ def check_model() -> list[Finding]:
 
 
 def check_sandboxes() -> list[Finding]:
-    """Start a sandbox and run Python and pytest in it."""
-    return asyncio.run(_try_sandbox())
+    """Try what sandboxes lean on, and run Python and pytest in one."""
+    findings = []
+    for part, works, detail in probe():
+        absent = Health.MISSING if part in ("C compiler", "namespace sandbox") else Health.WEAK
+        effect = "tasks cannot run behind walls" if absent is Health.MISSING else "sandboxes work, with weaker walls"
+        remedy = "--set sandbox=fake, for trusted tasks only" if absent is Health.MISSING else ""
+        if works:
+            findings.append(Finding(part=part, health=Health.OK, found=detail))
+        else:
+            findings.append(Finding(part=part, health=absent, found=detail, effect=effect, remedy=remedy))
+    if all(finding.health is not Health.MISSING for finding in findings):
+        findings.append(asyncio.run(_try_pytest()))
+    return findings
 
 
-async def _try_sandbox() -> list[Finding]:
+async def _try_pytest() -> Finding:
     host = open_host("namespace")
-    findings: list[Finding] = []
     try:
         tools = python_toolchain()
         sandbox = await host.start(Spec(owner="doctor", env=tools.env, readonly=tools.readonly))
-        try:
-            result = await sandbox.exec(["python3", "-m", "pytest", "--version"], timeout_s=30.0)
-        finally:
-            await sandbox.close()
-        said = (result.stdout + result.stderr).decode(errors="replace").strip().splitlines() or [""]
-        findings.append(Finding(part="sandbox", health=Health.OK, found="starts, with its own namespaces"))
-        findings += [
-            Finding(part="sandbox", health=Health.WEAK, found=each, effect="tasks run, with weaker walls")
-            for each in host.weaknesses()
-        ]
-        if result.exit_code == 0:
-            findings.append(Finding(part="pytest inside", health=Health.OK, found=said[0]))
-        else:
-            findings.append(
-                Finding(
-                    part="pytest inside",
-                    health=Health.MISSING,
-                    found=f"exit {result.exit_code}: {said[-1][:200]}",
-                    effect="swe tasks cannot be graded",
-                    remedy="use a Python below /usr or /usr/local, or one that other users may read",
-                )
-            )
+        result = await sandbox.exec(["python3", "-m", "pytest", "--version"], timeout_s=30.0)
     except (SandboxError, UserError) as error:
-        findings.append(
-            Finding(
-                part="sandbox",
-                health=Health.MISSING,
-                found=str(error),
-                effect="no task can be run safely",
-                remedy="--set sandbox=fake runs trusted tasks without walls",
-            )
-        )
+        code, said = 1, str(error)
+    else:
+        code = result.exit_code
+        said = " ".join((result.stdout + result.stderr).decode(errors="replace").split())[-200:]
     finally:
         await host.close()
-    return findings
+    if code == 0:
+        return Finding(part="pytest inside", health=Health.OK, found=said)
+    return Finding(
+        part="pytest inside",
+        health=Health.MISSING,
+        found=f"exit {code}: {said}",
+        effect="swe tasks cannot be graded",
+        remedy="use a Python below /usr or /usr/local, or one that other users may read",
+    )
 
 
 CHECKS: tuple[Callable[[], Iterable[Finding]], ...] = (
@@ -277,6 +261,6 @@ def _print(findings: list[Finding]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     for each in findings:
         health = f"[{colours[each.health]}]{each.health:<8}[/]"
-        console.print(f"{health} {each.part:<14} {escape(each.found)}")
+        console.print(f"{health} {each.part:<18} {escape(each.found)}")
         for line in filter(None, (each.effect, each.remedy and f"try: {each.remedy}")):
-            console.print(f"{'':<8} {'':<14} [dim]{escape(line)}[/]")
+            console.print(f"{'':<8} {'':<18} [dim]{escape(line)}[/]")

@@ -78,9 +78,11 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, _error: BaseException | None, _tb: TracebackType | None
     ) -> None:
-        """Leave one final line, with the time that the stage took."""
+        """Leave one final line with the time that the stage took; nothing if it failed before it began."""
         if self._live:
             self._live.stop()
+        if kind and not self.done:
+            return
         since_start = deque([(self._started, 0, 0)])
         self._marks = since_start  # the last line speaks of the whole stage, not of the recent past
         took = _clock(time.monotonic() - self._started)

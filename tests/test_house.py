@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from palmette.config import load_recipe
 from palmette.toml import dump_toml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,8 +137,11 @@ def test_everything_public_has_a_docstring():
         if not ast.get_docstring(tree) and not (path.name == "__init__.py" and not tree.body):
             bare.append(name)
         for node in tree.body:
-            is_public = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-            if is_public and not node.name.startswith("_") and not ast.get_docstring(node):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            # A check of a conformance suite is like a test: its name is the sentence.
+            is_public = not node.name.startswith("_") and not ("conformance" in name and node.name.startswith("check_"))
+            if is_public and not ast.get_docstring(node):
                 bare.append(f"{name}:{node.lineno} {node.name}")
     assert not bare, "\n".join(bare)
 
@@ -189,12 +191,12 @@ def test_constraints_are_names_and_versions_only():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.name)
 def test_every_recipe_loads_and_survives_being_written_out(path, tmp_path):
-    from palmette.train.recipe import Recipe
+    from palmette.train.recipe import read_recipe
 
-    recipe = load_recipe(path, (), Recipe)
+    recipe = read_recipe(path, ())
     copy = tmp_path / "config.toml"
     copy.write_text(dump_toml(recipe))
-    assert load_recipe(copy, (), Recipe) == recipe
+    assert read_recipe(copy, ()) == recipe
 
 
 def test_test_files_have_names_of_their_own():

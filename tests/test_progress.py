@@ -70,6 +70,13 @@ def test_a_stage_that_fails_says_where_it_stopped(clock):
     assert file.getvalue().splitlines()[-1] == "rl  stopped at 3 rollouts · 1,234 tok/s · 1:01"
 
 
+def test_a_stage_that_fails_before_it_began_says_nothing():
+    console, file = plain()
+    with contextlib.suppress(KeyError), Progress("rl", 3, console=console):
+        raise KeyError
+    assert file.getvalue() == ""
+
+
 def test_bars_on_a_terminal_may_be_nested():
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=100, _environ={"TERM": "xterm"})

@@ -13,7 +13,9 @@ Answer = TypeVar("Answer")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run_interruptibly(work: Coroutine[Any, Any, Answer], *, notice: str = "") -> Answer:
+def run_interruptibly(
+    work: Coroutine[Any, Any, Answer], *, notice: str = "stopping; Ctrl-C again to stop at once"
+) -> Answer:
     """Run `work` under asyncio and return its answer; print `notice` on the first signal.
 
     Raises `KeyboardInterrupt` when a signal ended it, also after it was cancelled cleanly.

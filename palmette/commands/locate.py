@@ -32,7 +32,8 @@ def find_model(name: str, runs: Path) -> Path:
         run = find_run(run_name, runs)
     except UserError as error:
         raise UserError(f"no model {name}: it is neither a directory with config.json nor a run ({error})") from None
-    made = {path.parent.name: path.parent for path in sorted((run.path / "models").glob("*/config.json"), key=_age)}
+    found = [*(run.path / "models").glob("*/config.json"), *run.path.glob("model/config.json")]
+    made = {path.parent.name: path.parent for path in sorted(found, key=_age)}
     if not made:
         raise UserError(f"{run.path} has no model yet (it is {run.state}); wait for its first stage, or resume it")
     if not colon:

@@ -17,7 +17,7 @@ def serve(model: str, *, host: str, port: int, key: str, runs: Path) -> None:
     """Serve a model until Ctrl-C. Raises `UserError` for a model that is not there and a port that is taken."""
     model_dir = find_model(model, runs)
     try:
-        run_interruptibly(_serve(model_dir, host=host, port=port, key=key))
+        run_interruptibly(_serve(model_dir, host=host, port=port, key=key), notice="")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
 
