@@ -76,20 +76,18 @@ async def demonstrations(run: RunDir, domain: str, tasks: Sequence[Task], place:
 
 
 def cold_start_samples(run: RunDir, recipe: Recipe) -> list[Sample]:
-    """Return what the experts sampled and solved in the later half of their reinforcement learning, one a task.
+    """Return what the experts sampled and solved in the later half of their reinforcement learning, all domains.
 
-    The latest solved rollout of each task; all domains together.
+    Equal token sequences are kept once.
     """
-    latest: dict[str, Sample] = {}
+    found: dict[bytes, Sample] = {}
     store = TreeStore(run.path / "trees")
     for domain in recipe.domains:
         for rollout, metadata in load_rollouts(store, stage=f"rl/{domain}"):
             late = metadata["step"] > recipe.rl.steps // 2
             if late and rollout.reward is not None and rollout.reward >= PASS:
-                samples = from_tree(rollout.tree)
-                if len(samples) == 1:
-                    latest[rollout.task] = samples[0]
-    return list(latest.values())
+                found |= {sample.token_ids_T.tobytes(): sample for sample in from_tree(rollout.tree)}
+    return list(found.values())
 
 
 async def _build(recipe: Recipe, root: Path, checked: Path, place: Workplace) -> None:

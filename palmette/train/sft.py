@@ -22,7 +22,7 @@ class SftConfig(BaseModel):
 
     epochs: float = Field(default=3.0, gt=0, description="passes over the demonstrations")
     batch: int = Field(default=32, ge=1, description="demonstrations a step")
-    token_budget: int = Field(default=8192, ge=1, description="padded tokens of a micro-batch")
+    token_budget: int = Field(default=4096, ge=1, description="padded tokens of a micro-batch")
     checkpoint_every: int = Field(default=20, ge=1, description="steps between checkpoints")
     optim: OptimConfig = Field(
         default_factory=lambda: OptimConfig(lr=1e-3, decay="cosine"), description="how weights move"

@@ -50,7 +50,7 @@ class Workplace:
         self.recorded = len(store)
 
     async def serve(self, model: PreTrainedModel, *, after: int = 0) -> None:
-        """Let the engine answer with the weights of `model` from now on, under the next version (later than `after`)."""
+        """Let the engine answer with the weights of `model` from now on, as the next version (past `after`)."""
         await self.engine.load(weights(model), max(self.engine.version, after) + 1)
 
     def record(self, rollouts: Sequence[Rollout], **extra: str | int) -> None:
