@@ -21,6 +21,7 @@ from typing import Protocol
 
 from palmette.errors import UserError
 
+UNREACHABLE = "the package registry cannot be reached"
 _COMPLETE = "complete"
 
 
@@ -94,9 +95,16 @@ def _run(agent: Installable, argv: Sequence[str]) -> None:
     except OSError as error:
         raise UserError(f"agent {agent.name} could not be installed: {argv[0]}: {error.strerror}") from error
     if done.returncode:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if "error" in line.lower()]
-        reason = lines[-1].strip() if lines else f"exit {done.returncode}"
-        raise UserError(f"agent {agent.name} {agent.version} could not be installed: {reason}")
+        raise UserError(f"agent {agent.name} {agent.version} could not be installed: {_reason(done)}")
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    """Say in one line why pip failed; offline it ends with "no matching distribution", which would mislead."""
+    text = done.stdout + done.stderr
+    if "connection broken by" in text:
+        return f"{UNREACHABLE}; check the network, or pip's index setting"
+    lines = [line.strip() for line in text.splitlines() if "error" in line.lower()]
+    return lines[-1] if lines else f"exit {done.returncode}"
 
 
 @contextmanager

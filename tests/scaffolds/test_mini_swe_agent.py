@@ -17,7 +17,7 @@ from palmette.sandbox.api import Limits, Spec
 from palmette.sandbox.namespace import NamespaceHost
 from palmette.scaffolds.api import Endpoint, Stop
 from palmette.scaffolds.cli_agents import AGENT_HOME, MINI_SWE_AGENT, CliAgent
-from palmette.scaffolds.install import install, installed, readonly_paths
+from palmette.scaffolds.install import UNREACHABLE, install, installed, readonly_paths
 
 TASK = 'Write the word "palmette" in capitals to answer.txt; mind {braces} and $HOME.'
 
@@ -27,8 +27,8 @@ def mini() -> CliAgent:
     try:
         install(MINI_SWE_AGENT)
     except UserError as error:
-        if "connection" in str(error).lower() or "no matching distribution" in str(error).lower():
-            pytest.skip(f"PyPI cannot be reached: {error}")
+        if UNREACHABLE in str(error):
+            pytest.skip(str(error))
         raise
     return CliAgent(MINI_SWE_AGENT, timeout_s=200)
 

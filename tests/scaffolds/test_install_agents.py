@@ -1,0 +1,49 @@
+"""Agents that cannot be installed say why in one line and leave nothing that looks installed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from palmette.errors import UserError
+from palmette.scaffolds.cli_agents import MINI_SWE_AGENT, CliAgent
+from palmette.scaffolds.install import UNREACHABLE, executable, install, installed
+from palmette.scaffolds.loop import ToolLoop
+from palmette.scaffolds.names import SCAFFOLDS, open_scaffold
+
+
+def test_scaffolds_by_name() -> None:
+    assert isinstance(open_scaffold("loop"), ToolLoop)
+    mini = open_scaffold("mini-swe-agent")
+    assert isinstance(mini, CliAgent)
+    assert {name: open_scaffold(name).name for name in SCAFFOLDS} == {name: name for name in SCAFFOLDS}
+    with pytest.raises(UserError, match="unknown scaffold 'mini-swe'; did you mean 'mini-swe-agent'"):
+        open_scaffold("mini-swe")
+
+
+def test_without_a_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    with pytest.raises(UserError, match=UNREACHABLE) as refused:
+        install(MINI_SWE_AGENT)
+    assert "\n" not in str(refused.value)
+    assert installed(MINI_SWE_AGENT) is None
+
+
+def test_other_pins_are_another_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    newer = replace(MINI_SWE_AGENT, packages=("mini-swe-agent==9.9",))
+    assert executable(newer) != executable(MINI_SWE_AGENT)
+    assert executable(replace(newer)) == executable(newer)
+
+
+def test_a_registry_without_an_installer_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    foreign = replace(MINI_SWE_AGENT, registry="npm")
+    with pytest.raises(UserError, match="installing from npm is not supported yet"):
+        install(foreign)
+    assert installed(foreign) is None
