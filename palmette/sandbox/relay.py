@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 _CHUNK = 1 << 16
 
@@ -39,21 +39,18 @@ class Relay:
             connection.add_done_callback(self._connections.discard)
 
     async def _serve(self, client: socket.socket) -> None:
-        writers: list[asyncio.StreamWriter] = []
-        try:
-            inner = await asyncio.open_connection(sock=client)
-            writers.append(inner[1])
-            outer = await asyncio.open_connection(*self._upstream)
-            writers.append(outer[1])
-            async with asyncio.TaskGroup() as both:
-                both.create_task(_copy(inner[0], outer[1]))
-                both.create_task(_copy(outer[0], inner[1]))
-        except (OSError, ExceptionGroup):  # either end is gone: the other learns it by the close below
-            pass
-        finally:
-            client.close() if not writers else None
-            for writer in writers:
-                writer.transport.abort()
+        with ExitStack() as ends:
+            ends.callback(client.close)
+            try:
+                inner, to_inner = await asyncio.open_connection(sock=client)
+                ends.callback(to_inner.transport.abort)
+                outer, to_outer = await asyncio.open_connection(*self._upstream)
+                ends.callback(to_outer.transport.abort)
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(_copy(inner, to_outer))
+                    both.create_task(_copy(outer, to_inner))
+            except* OSError:  # one end is gone: the other learns it by the close
+                pass
 
 
 async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

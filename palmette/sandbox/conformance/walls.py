@@ -59,7 +59,8 @@ async def check_privileged_calls_fail(host: Host) -> None:
 import ctypes, errno, os
 c = ctypes.CDLL(None, use_errno=True)
 def denied(what, value):
-    assert value == -1 and ctypes.get_errno() in (errno.EPERM, errno.EACCES, errno.EINVAL), (what, value, ctypes.get_errno())
+    code = ctypes.get_errno()
+    assert value == -1 and code in (errno.EPERM, errno.EACCES, errno.EINVAL), (what, value, code)
 denied("mount", c.mount(b"x", b"/tmp", b"tmpfs", 0, None))
 denied("umount", c.umount2(b"/proc", 2))
 denied("chroot", c.chroot(b"/tmp"))
@@ -96,6 +97,10 @@ assert answer(425, 1, 0) == errno.ENOSYS, "io_uring_setup"
 for name, number in (("bpf", 321 if x86 else 280), ("ptrace", 101 if x86 else 117), ("keyctl", 250 if x86 else 219),
                      ("perf_event_open", 298 if x86 else 241), ("add_key", 248 if x86 else 217)):
     assert answer(number, 0, 0, 0, 0, 0) == errno.EPERM, name
+for family in (17, 38, 40):  # AF_PACKET, AF_ALG, AF_VSOCK
+    assert c.socket(family, 1, 0) == -1 and ctypes.get_errno() == errno.EAFNOSUPPORT, family
+for family in (1, 2, 10, 16):
+    assert c.socket(family, 3 if family == 16 else 1, 0) >= 0, family
 print([line.split()[1] for line in open("/proc/self/status") if line.startswith("Seccomp")])
 """
     async with box(host, Spec(readonly=READONLY)) as sandbox:

@@ -5,7 +5,6 @@
 #define _GNU_SOURCE
 #include "wire.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -175,30 +174,6 @@ static void finish(struct command *c) {
 
 /* ---- processes -------------------------------------------------------------------------------------------------- */
 
-struct process {
-    pid_t pid, parent, session;
-    char state;
-    unsigned long long ticks;
-    int victim;
-};
-
-static int read_process(const char *pid, struct process *p) {
-    char path[64], text[1024];
-    snprintf(path, sizeof path, "/proc/%s/stat", pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    ssize_t n = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (n <= 0)
-        return 0;
-    text[n] = 0;
-    char *rest = strrchr(text, ')'); /* a name may hold anything, also ')' */
-    p->pid = atoi(pid), p->victim = 0;
-    return rest && sscanf(rest + 2, "%c %d %*d %d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-                          &p->state, &p->parent, &p->session, &p->ticks) == 4;
-}
-
 static int running(void) {
     int n = 0;
     for (int i = 0; i < COMMANDS_MAX; i++)
@@ -206,40 +181,10 @@ static int running(void) {
     return n;
 }
 
-/* Kill what a command started: its session, all descendants, and, when it is the only command, orphans that are
- * younger than it (a daemon that forked twice has lost every other tie). True while something was left to kill. */
-static int kill_round(const struct command *c, int orphans_too) {
-    static struct process table[8192];
-    int n = 0, found = 0, changed = 1;
-    DIR *proc = opendir("/proc");
-    if (!proc)
-        return kill(-c->pid, SIGKILL) == 0;
-    for (struct dirent *e; (e = readdir(proc)) && n < 8192;)
-        if (e->d_name[0] >= '1' && e->d_name[0] <= '9' && read_process(e->d_name, &table[n]) && table[n].pid != 1)
-            n++;
-    closedir(proc);
-    for (int i = 0; i < n; i++) { /* a tick is 10 ms: within one, the order of pids tells who is younger */
-        int younger = table[i].ticks > c->ticks || (table[i].ticks == c->ticks && table[i].pid > c->pid);
-        table[i].victim = table[i].pid == c->pid || table[i].session == c->pid ||
-                          (orphans_too && table[i].parent == 1 && younger);
-    }
-    while (changed) {
-        changed = 0;
-        for (int i = 0; i < n; i++)
-            for (int j = 0; j < n && !table[i].victim; j++)
-                if (table[j].victim && table[j].pid == table[i].parent)
-                    table[i].victim = changed = 1;
-    }
-    for (int i = 0; i < n; i++)
-        if (table[i].victim && table[i].state != 'Z' && kill(table[i].pid, SIGKILL) == 0)
-            found = 1;
-    return found;
-}
-
 static void kill_command(struct command *c) {
     int alone = running() == 1;
     c->killed = 1;
-    for (int rounds = 0; rounds < 64 && kill_round(c, alone); rounds++)
+    for (int rounds = 0; rounds < 64 && kill_family(c->pid, c->ticks, alone); rounds++)
         usleep(rounds < 8 ? 200 : 2000);
 }
 
@@ -307,11 +252,8 @@ static void spawn(const struct spawn *s, char *strings, int input) {
         refuse(s->id, errno);
         goto end;
     }
-    struct process self;
-    char name[16];
-    snprintf(name, sizeof name, "%d", pid);
     c->used = 1, c->id = s->id, c->pid = pid, c->deadline = c->began + (uint64_t)s->timeout_ms * 1000;
-    c->ticks = read_process(name, &self) ? self.ticks : 0;
+    c->ticks = started_at(pid);
     c->stream[0].fd = out[0], c->stream[1].fd = err[0];
     fcntl(out[0], F_SETFL, O_NONBLOCK), fcntl(err[0], F_SETFL, O_NONBLOCK);
     out[0] = err[0] = -1;

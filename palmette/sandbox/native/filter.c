@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <stddef.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #if defined(__x86_64__)
@@ -30,6 +31,12 @@
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (nr), 0, 4), LOAD(args[0]),                                                    \
         BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_NEWUSER, 0, 1), ANSWER(EPERM),                                      \
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+
+#define IF_FAMILY(family) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (family), 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+/* the network namespace does not hold in every family: AF_VSOCK would reach the hypervisor */
+#define ONLY_USUAL_FAMILIES(nr)                                                                                        \
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (nr), 0, 10), LOAD(args[0]), IF_FAMILY(AF_UNIX), IF_FAMILY(AF_INET),           \
+        IF_FAMILY(AF_INET6), IF_FAMILY(AF_NETLINK), ANSWER(EAFNOSUPPORT)
 
 #ifndef SYS_io_uring_setup
 #define SYS_io_uring_setup 425
@@ -55,6 +62,7 @@ int install_filter(void) {
 #endif
         IF_NEW_USER(SYS_clone),
         IF_NEW_USER(SYS_unshare),
+        ONLY_USUAL_FAMILIES(SYS_socket),
         IF_CALL(SYS_clone3, ENOSYS), /* its flags hide behind a pointer; ENOSYS lets libc fall back to clone */
         IF_CALL(SYS_io_uring_setup, ENOSYS),
         IF_CALL(SYS_io_uring_enter, ENOSYS),

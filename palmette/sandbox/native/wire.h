@@ -70,5 +70,8 @@ void enter_box(const struct box *box) __attribute__((noreturn));
 int bind_index(const char *key);
 /* agent.c */
 void run_agent(int control, uint32_t output_bytes, uint32_t ttl_ms) __attribute__((noreturn));
+/* processes.c */
+int kill_family(pid_t leader, unsigned long long ticks, int orphans_too);
+unsigned long long started_at(pid_t pid);
 
 #endif

@@ -1,0 +1,166 @@
+"""The fork server's process as the host sees it: launching it, asking it for sandboxes, ending it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+import subprocess
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+
+from palmette.sandbox import cgroup, seccomp
+from palmette.sandbox.api import Spec, StartFailed
+from palmette.sandbox.build import fork_server
+from palmette.sandbox.layout import DIRECTORIES
+
+START_TIMEOUT_S = 30.0
+_REQUEST = struct.Struct("=11I")
+_ROOTLESS_UID = 1000
+_UIDS, _UID_BASE, _UID_BLOCKS = 8192, 200_000, 200  # below 2,097,152, the largest uid a plain tar header holds
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_ETC = ("alternatives", "fonts", "ld.so.cache", "mime.types", "perl", "services", "terminfo")
+_HINTS = {
+    "making a user namespace": "run as root, or allow unprivileged user namespaces",
+    "making a mount namespace": "run as root with CAP_SYS_ADMIN",
+    "mounting proc": "in a container, start it with an unmasked /proc (e.g. --security-opt systempaths=unconfined)",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What this machine and user allow."""
+
+    rootless: bool
+    cgroups: cgroup.Cgroups
+    filtered: bool
+
+
+def survey() -> Machine:
+    """Find out. Blocks some 20 ms."""
+    return Machine(rootless=os.geteuid() != 0, cgroups=cgroup.detect(), filtered=seccomp.usable())
+
+
+class Server:
+    """The running fork server. Making it blocks (it may compile) and raises `StartFailed`."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.rootless, self.cgroups = machine.rootless, machine.cgroups
+        self.name = cgroup.own_name()
+        self._system = _system()
+        self._claim, self._uids = _claim_uids()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        directories = [str(directory) for directory in machine.cgroups.directories]
+        flags = [str(int(machine.rootless)), str(int(machine.filtered)), str(machine.cgroups.version)]
+        command = [str(fork_server()), str(theirs.fileno()), *flags, self.name, *directories]
+        with theirs:
+            self.process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                env={},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        self._socket = ours
+        ours.settimeout(START_TIMEOUT_S)
+        try:
+            answer = ours.recv(1024)
+        except OSError as error:
+            answer = b"\0" * 8 + str(error).encode()
+        if answer[:4] != struct.pack("=I", 1):
+            self.close()
+            code = struct.unpack_from("=i", answer, 4)[0] if len(answer) > 8 else 0
+            text = answer[8:].decode(errors="replace") or "it died at once"
+            raise explained(f"{text}: {os.strerror(code)}" if code else text)
+        ours.setblocking(False)
+
+    def request(self, name: str, spec: Spec, uid: int) -> bytes:
+        """Return the packet that asks for a sandbox (native/wire.h). Raises `StartFailed`."""
+        links, system = self._system
+        binds = [*system, *map(_bind_key, spec.readonly)]
+        directories = dict.fromkeys((spec.workdir, *DIRECTORIES))
+        limits = spec.limits
+        ttl_ms = min(int(spec.ttl_s * 1000), 0xFFFFFFFF)
+        counts = len(links) // 2, len(binds), len(directories)
+        numbers = limits.memory_mb, limits.pids, limits.disk_mb, limits.inodes, limits.output_bytes, ttl_ms
+        head = _REQUEST.pack(uid, *numbers, spec.gateway is not None, *counts)
+        return head + b"".join(os.fsencode(word) + b"\0" for word in (name, *links, *binds, *directories))
+
+    def take_uid(self) -> int:
+        """Return a uid no living sandbox has (rootless: the only one there is)."""
+        if self.rootless:
+            return _ROOTLESS_UID
+        if not self._uids:
+            raise StartFailed(f"{_UIDS} sandboxes are live in this host, which is its limit")
+        return self._uids.popleft()
+
+    def return_uid(self, uid: int) -> None:
+        """Take a uid back, to be used again as late as possible."""
+        if uid and not self.rootless:
+            self._uids.append(uid)
+
+    async def ask(self, request: bytes, control: socket.socket) -> None:
+        """Send a start request with the sandbox's end of its control socket."""
+        while True:
+            try:
+                socket.send_fds(self._socket, [request], [control.fileno()])
+                return
+            except BlockingIOError:
+                await asyncio.sleep(0.001)
+            except OSError as error:
+                raise StartFailed(f"the fork server is gone ({error.strerror})") from None
+
+    def close(self) -> None:
+        """End the server and wait for it. Blocks until its cgroups are removed."""
+        self._socket.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        cgroup.remove(self.cgroups, self.name)  # it does so itself unless it was killed
+        self._claim.close()
+
+
+def _system() -> tuple[list[str], list[str]]:
+    """Return the links (target, path, ...) and binds that show the machine's own system in a sandbox."""
+    links, binds = [], []
+    for path in _SYSTEM:
+        if os.path.islink(path):
+            links += [os.readlink(path), path]
+        elif os.path.isdir(path):
+            binds.append(_bind_key(path))
+    return links, binds + [_bind_key(path) for name in _ETC if os.path.exists(path := f"/etc/{name}")]
+
+
+def _bind_key(path: str) -> str:
+    try:
+        info = os.stat(path)
+    except OSError as error:
+        raise StartFailed(f"Spec.readonly: {path}: {error.strerror}") from None
+    return f"{path}\n{info.st_dev}:{info.st_ino}"
+
+
+def _claim_uids() -> tuple[socket.socket, deque[int]]:
+    """Return a block of uids no other host on this machine uses, and the socket whose name is the claim.
+
+    A name in the abstract space vanishes with its owner, however that ends.
+    """
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    for block in range(_UID_BLOCKS):
+        try:
+            claim.bind(f"\0palmette-uids-{block}")
+        except OSError:
+            continue
+        first = _UID_BASE + block * _UIDS
+        return claim, deque(range(first, first + _UIDS))
+    claim.close()
+    raise StartFailed(f"{_UID_BLOCKS} sandbox hosts are open on this machine, which is its limit")
+
+
+def explained(text: str) -> StartFailed:
+    hint = next((hint for stage, hint in _HINTS.items() if text.startswith(stage)), "")
+    return StartFailed(f"{text}; {hint}, or use the sandbox host 'fake' for trusted code" if hint else text)
