@@ -15,7 +15,7 @@ class Shape(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     hidden: int = Field(default=128, gt=0, description="width of the residual stream")
-    layers: int = Field(default=4, gt=0, description="decoder layers")
+    layers: int = Field(default=3, gt=0, description="decoder layers")
     heads: int = Field(default=4, gt=0, description="query heads")
     kv_heads: int = Field(default=2, gt=0, description="key-value heads")
     head_dim: int = Field(default=32, gt=0, description="width of a head")
@@ -44,9 +44,9 @@ class BaseRecipe(BaseModel):
     kind: Literal["base"] = "base"
     name: str = Field(default="base", description="name of the run directory")
     seed: int = Field(default=1, description="seed of corpus, weights and order")
-    steps: int = Field(default=800, gt=0, description="optimiser steps")
-    batch: int = Field(default=48, gt=0, description="transcripts a step")
-    token_budget: int = Field(default=8192, gt=0, description="padded tokens of a micro-batch")
+    steps: int = Field(default=1500, gt=0, description="optimiser steps")
+    batch: int = Field(default=32, gt=0, description="transcripts a step")
+    token_budget: int = Field(default=3000, gt=0, description="padded tokens of a micro-batch")
     save_every: int = Field(default=200, gt=0, description="steps between checkpoints")
     shape: Shape = Field(default_factory=Shape)
     corpus: Corpus = Field(default_factory=Corpus)

@@ -82,7 +82,7 @@ def fresh_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> Qwen3MoeFor
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     config = Qwen3MoeConfig(
-        **{"head_dim": shape.head_dim},  # taken, but not named by the class
+        head_dim=shape.head_dim,  # pyright: ignore[reportCallIssue]  (taken, but not named by the class)
         vocab_size=shape.vocab,
         hidden_size=shape.hidden,
         intermediate_size=shape.expert_dim,
