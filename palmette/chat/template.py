@@ -6,19 +6,17 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from palmette.chat.control import Control
-from palmette.chat.form import Form, schema, tell
-from palmette.chat.message import Message, Tool, ToolCall
-from palmette.chat.parse import read, syntaxes_of
+from palmette.chat.form import Form, find_form, schema, tell
+from palmette.chat.message import Message, Tool
+from palmette.chat.parse import hermes, read, syntaxes_of
 from palmette.errors import UserError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
 _PROBE = "palmetteprobe"
-_FORMS = tuple(Form(arguments_as_text=text, short_ids=short) for short in (False, True) for text in (False, True))
 
 
 class PrefixBroken(Exception):
@@ -45,7 +43,6 @@ class Renderer:
         self._backend.no_padding()
         template = tokenizer.chat_template
         self._template = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
-        self._syntaxes = syntaxes_of(self._template)
         self._form = Form()
         ends = [i for i in (tokenizer.eos_token_id, *stop_ids) if i is not None]
         self._control = Control(self._backend, ends, self._template)
@@ -53,7 +50,8 @@ class Renderer:
         if end not in self._control.special_ids:
             self._control = Control(self._backend, [end, *ends], self._template)
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((end, *ends)))
-        self._form = self._find_form()
+        self._form = find_form(self._try)
+        self._syntaxes = (hermes,) if self._form.calls_in_text else syntaxes_of(self._template)
         opening = self._render([Message(role="user", content=_PROBE)], (), generation=True)
         self._thinking = opening.rstrip().endswith(self._control.seal("<think>"))
         self.vocab_size: int = len(tokenizer)
@@ -148,12 +146,15 @@ class Renderer:
         """Return the ids of `text`, in which control strings become control tokens: for text that can be trusted."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
-    def _render(self, messages: Sequence[Message], tools: Sequence[Tool], *, generation: bool) -> str:
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[Tool], *, generation: bool, form: Form | None = None
+    ) -> str:
         """Return the sealed text of a conversation (see `Control`)."""
         from jinja2 import TemplateError
 
-        told = tell(messages, self._form, self._control.hide)
-        offered = [schema(tool, self._control.hide) for tool in tools]
+        form = form or self._form
+        told = tell(messages, tools, form, self._control.hide)
+        offered = [] if form.tools_in_text else [schema(tool, self._control.hide) for tool in tools]
         try:
             text = self._tokenizer.apply_chat_template(
                 told, tools=offered or None, add_generation_prompt=generation, tokenize=False
@@ -161,6 +162,12 @@ class Renderer:
         except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
             raise TemplateRefused(f"{self.source}: the chat template refuses this conversation: {error}") from None
         return self._control.seal(text)
+
+    def _try(self, messages: Sequence[Message], tools: Sequence[Tool], form: Form) -> str | None:
+        try:
+            return self._render(messages, tools, generation=False, form=form)
+        except TemplateRefused:
+            return None
 
     def _turn_end(self, before: str, whole: str) -> re.Match[str]:
         """Return where the turn that follows `before` ends in `whole`: its end token."""
@@ -181,28 +188,6 @@ class Renderer:
         if _PROBE not in text or end is None or text[start : end.start()].strip():
             raise UserError(f"{self.source}: the chat template ends no assistant turn with a control token; mend it")
         return self._control.id_of(end[0])
-
-    def _find_form(self) -> Form:
-        """Return how the template wants calls and reasoning: the first form that it writes as it should."""
-        user, calls = Message(role="user", content="?"), (ToolCall(id="call0", name="f", arguments={_PROBE: "value"}),)
-        acting = Message(role="assistant", tool_calls=calls)
-        thinking = Message(role="assistant", content="!", reasoning=_PROBE)
-        accepted: list[Form] = []
-        for form in (
-            Form(arguments_as_text=text, short_ids=short) for short in (False, True) for text in (False, True)
-        ):
-            self._form = form
-            try:
-                rendered = self._render([user, acting], (), generation=False)
-            except TemplateRefused:
-                continue
-            if f'"{_PROBE}"' in rendered:
-                accepted = [form]
-                break
-            accepted.append(form)
-        self._form = replace(accepted[0] if accepted else Form(), reasoning_key=True)
-        knows = _PROBE in self._render([user, thinking], (), generation=False)
-        return replace(self._form, reasoning_key=knows)
 
     def _hash(self) -> str:
         parts = [json.loads(self._backend.to_str()), self._template, self._tokenizer.special_tokens_map]

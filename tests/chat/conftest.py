@@ -1,4 +1,4 @@
-"""Three model directories, made here: a small byte-level BPE each, with templates of three kinds."""
+"""Model directories, made here: a small byte-level BPE each, with templates of several kinds."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ LLAMA = """\
 REWRITER = """\
 {%- set ns = namespace(last=-1) %}
 {%- for message in messages %}{%- if message.role == 'user' %}{%- set ns.last = loop.index0 %}{%- endif %}{%- endfor %}
+{%- for tool in tools or [] %}{{- tool | tojson + '\\n' }}{%- endfor %}
 {%- for message in messages %}
     {{- '<|im_start|>' + message.role + '\\n' }}
     {%- if message.role == 'assistant' and '</think>' in message.content and loop.index0 < ns.last %}
@@ -83,6 +84,15 @@ REWRITER = """\
     {{- '<|im_end|>\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
+"""
+
+PLAIN = """\
+{%- for message in messages %}
+    {%- if message.role not in ['user', 'assistant'] %}{{- raise_exception('only user and assistant') }}{%- endif %}
+    {%- if loop.previtem and loop.previtem.role == message.role %}{{- raise_exception('take turns') }}{%- endif %}
+    {{- '<start>' + message.role + '\\n' + message.content + '<end>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<start>assistant\\n' }}{%- endif %}
 """
 
 WORDS = ["the quick brown fox", '{"name": "bash", "arguments": {"command": "ls -la"}}', "def f(x):\n    return x\n"] * 5
@@ -141,6 +151,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
         eos_token="<|end_of_text|>",
     ),
     "rewriter": lambda path: write_model_dir(path, REWRITER, CHATML_SPECIAL, [], eos_token="<|endoftext|>"),
+    "plain": lambda path: write_model_dir(path, PLAIN, ["<start>", "<end>", "<eos>"], [], eos_token="<eos>"),
 }
 
 

@@ -16,9 +16,18 @@ from palmette.chat.message import Message, Tool, ToolCall
 from palmette.chat.template import PrefixBroken, Renderer, TemplateRefused
 from palmette.errors import UserError
 
-KINDS = ["chatml", "llama", "rewriter", "embedded"]
+KINDS = ["chatml", "llama", "rewriter", "plain", "embedded"]
 BASH = Tool(name="bash", description="Run a command.", parameters={"type": "object", "properties": {"command": {}}})
-CONTROL = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "<|begin|>"]
+CONTROL = [
+    "<start>",
+    "<end>",
+    "<|im_end|>",
+    "<|im_start|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|start_header_id|>",
+    "<|begin|>",
+]
 MARKS = ["<tool_call>", "</tool_call>", "</tool_response>", "<think>", "</think>", "<|python_tag|>"]
 
 calm = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<{"), max_size=12)
@@ -75,7 +84,7 @@ def test_a_prompt_is_what_the_tokenizer_itself_makes_of_it(kind, renderers, data
     contents = data.draw(st.lists(calm, min_size=1, max_size=4))
     roles = ["user", "assistant"] * 2
     messages = [Message(role=role, content=c) for role, c in zip(roles, contents, strict=False)]
-    tools = data.draw(st.sampled_from([[], [BASH]]))
+    tools = data.draw(st.sampled_from([[], [BASH]])) if kind != "plain" else []
     theirs = renderer._tokenizer.apply_chat_template(
         [{"role": m.role, "content": m.content} for m in messages],
         tools=[{"type": "function", "function": {"name": t.name, "description": t.description,
@@ -226,6 +235,37 @@ def test_what_a_template_refuses_is_told(renderers):
         renderers["llama"].prompt(messages, [])
     with pytest.raises(ValueError, match="assistant"):
         renderers["chatml"].extend([1], [2], messages[:1], [], [])
+
+
+def test_a_template_without_tools_and_system_gets_them_in_the_text(renderers):
+    renderer = renderers["plain"]
+    calls = tuple(ToolCall(id=f"call{n}", name="bash", arguments={"command": c}) for n, c in enumerate(["ls", "é"]))
+    messages = [
+        Message(role="system", content="Be brief."),
+        Message(role="user", content="go"),
+        Message(role="assistant", content="So:", tool_calls=calls),
+        Message(role="tool", content="a.txt", tool_call_id="call0"),
+        Message(role="tool", content="", tool_call_id="call1"),
+        Message(role="user", content="on"),
+    ]
+    written = renderer.decode(renderer.prompt(messages, [BASH]))
+    assert written.startswith("<start>user\nBe brief.\n\n# Tools\n")
+    assert '{"type": "function", "function": {"name": "bash", "description": "Run a command."' in written
+    assert written.endswith(
+        "\n\ngo<end>\n<start>assistant\nSo:\n"
+        '<tool_call>\n{"name": "bash", "arguments": {"command": "ls"}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "bash", "arguments": {"command": "é"}}\n</tool_call><end>\n'
+        "<start>user\n<tool_response>\na.txt\n</tool_response>\n<tool_response>\n\n</tool_response>\non<end>\n"
+        "<start>assistant\n"
+    )
+
+
+def test_every_template_lists_a_tool_without_parameters(renderers):
+    for renderer in renderers.values():
+        ids = renderer.prompt(
+            [Message(role="user", content="go")], [Tool(name="submit", description="", parameters={})]
+        )
+        assert "submit" in renderer.decode(ids)
 
 
 def test_halves_of_surrogate_pairs_do_not_stop_anybody(renderers):
