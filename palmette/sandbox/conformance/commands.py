@@ -125,11 +125,11 @@ async def check_no_variable_of_the_host_leaks(host: Host) -> None:
 
 
 async def check_the_work_directory(host: Host) -> None:
-    async with box(host, Spec(workdir="/srv/deep/work")) as sandbox:
-        assert (await sandbox.exec("pwd")).stdout.endswith(b"/srv/deep/work\n")
+    async with box(host, Spec(workdir="/srv/deep/place")) as sandbox:
+        assert (await sandbox.exec("pwd")).stdout.endswith(b"/srv/deep/place\n")
         await sandbox.exec("mkdir sub && echo x > here")
-        assert (await sandbox.exec("pwd", cwd="sub")).stdout.endswith(b"/srv/deep/work/sub\n")
-        assert (await sandbox.read("/srv/deep/work/here")) == b"x\n"
+        assert (await sandbox.exec("pwd", cwd="sub")).stdout.endswith(b"/srv/deep/place/sub\n")
+        assert (await sandbox.read("/srv/deep/place/here")) == b"x\n"
         assert (await sandbox.exec('test "$HOME" -ef .')).exit_code == 0
         assert (await sandbox.exec("pwd", cwd="nowhere")).exit_code != 0
 
