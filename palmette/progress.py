@@ -28,13 +28,21 @@ class Progress:
     >>> with Progress("sft/swe", total=120, unit="steps") as bar:
     ...     bar.update(1, loss=0.7, tokens=4096)
 
-    `total` is a number of `unit`s, or None when unknown. Where standard error is not a terminal, a line is written at
-    most every five seconds, and one at the end.
+    `total` is a number of `unit`s, or None when unknown; `done` of them were there before and count in no rate. Where
+    standard error is not a terminal, a line is written at most every five seconds, and one at the end.
     """
 
-    def __init__(self, stage: str, total: int | None = None, unit: str = "steps", *, console: Console | None = None):
+    def __init__(
+        self,
+        stage: str,
+        total: int | None = None,
+        unit: str = "steps",
+        *,
+        done: int = 0,
+        console: Console | None = None,
+    ) -> None:
         self.stage, self.total, self.unit = stage, total, unit
-        self.done = 0
+        self.done = self._already = done
         self._numbers: dict[str, float | str] = {}
         self._tokens = 0
         self._marks: deque[tuple[float, int, int]] = deque()  # (time, done, tokens) of the recent past
@@ -45,7 +53,7 @@ class Progress:
     def __enter__(self) -> Self:
         """Show the bar."""
         self._started = self._said = time.monotonic()
-        self._marks.append((self._started, 0, 0))
+        self._marks.append((self._started, self._already, 0))
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             # A pipe on standard output must not lose its lines to the terminal.
             redirect = sys.stdout.isatty()
@@ -81,9 +89,9 @@ class Progress:
         """Leave one final line with the time that the stage took; nothing if it failed before it began."""
         if self._live:
             self._live.stop()
-        if kind and not self.done:
+        if kind and self.done == self._already:
             return
-        since_start = deque([(self._started, 0, 0)])
+        since_start = deque([(self._started, self._already, 0)])
         self._marks = since_start  # the last line speaks of the whole stage, not of the recent past
         took = _clock(time.monotonic() - self._started)
         self._say(f"{self.stage}  {'stopped at ' if kind else ''}{self._words(took)}")

@@ -87,6 +87,7 @@ def test_mistakes_on_the_command_line_are_one_line(capsys, here):
     assert fails(capsys, "view", "demo") == "runs/demo does not exist"
     assert fails(capsys, "serve", "nothing").startswith("no model nothing: it is neither a directory with config.json")
     assert fails(capsys, "eval", "nothing", "--tasks", "swe").startswith("no model nothing: ")
+    assert "did you mean 'loop'" in fails(capsys, "eval", "palmette:base", "--tasks", "swe", "--scaffold", "lop")
     assert "did you mean 'palmette:base'" in fails(capsys, "serve", "palmette:bse")
     assert "did you mean 'terminal'" in fails(capsys, "tasks", "build", "terminl", "--out", "t")
     assert "two splits" in fails(capsys, "tasks", "build", "swe", "--out", "t", "--split", "test")
@@ -254,7 +255,7 @@ def test_a_finished_run_can_be_viewed_and_resumed(capsys, trained, monkeypatch):
 @pytest.mark.slow
 def test_eval_attempts_every_task(capsys, trained, shelf, monkeypatch):
     monkeypatch.chdir(trained)
-    wanted = ["--tasks", str(shelf / "tasks" / "terminal"), "--max-tokens", "8", "--max-turns", "2", "--samples", "2"]
+    wanted = ["--tasks", str(shelf / "tasks" / "terminal"), "--max-tokens", "8", "--samples", "2"]
     assert main(["eval", "tiny", *wanted, "--json"]) == 0
     score = json.loads(capsys.readouterr().out)
     assert score["overall"]["rollouts"] == 8

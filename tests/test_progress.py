@@ -49,6 +49,14 @@ def test_the_rate_is_that_of_the_recent_past(clock):
         assert "14:50 left" in bar.words()
 
 
+def test_what_was_done_before_counts_in_no_rate(clock):
+    console, _ = plain()
+    with Progress("sft", 100, done=90, console=console) as bar:
+        clock(2.0)
+        bar.update(1)
+        assert bar.words() == "91/100 steps · 0:18 left"
+
+
 def test_lines_are_at_most_one_in_five_seconds_and_one_at_the_end(clock):
     console, file = plain()
     with Progress("tasks/[swe]", 100, "tasks", console=console) as bar:

@@ -31,7 +31,8 @@ from palmette.progress import Progress
 from palmette.rollout.pool import Pool
 from palmette.rollout.run import Rollout
 from palmette.sandbox.hosts import open_host
-from palmette.scaffolds.loop import ToolLoop
+from palmette.scaffolds.api import Scaffold
+from palmette.scaffolds.names import open_scaffold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +45,20 @@ class Plan:
     samples: int
     temperature: float
     max_tokens: int
-    max_turns: int
     concurrency: int
     seed: int
+    scaffold: str
     sandbox: str
 
 
 def evaluate_model(model: str, plan: Plan, *, runs: Path, as_json: bool) -> None:
     """Measure a model and print its scores. Raises `UserError` for a model or tasks that are not there."""
     model_dir = find_model(model, runs)
+    scaffold = open_scaffold(plan.scaffold)
     scratch = Path(tempfile.mkdtemp(prefix="palmette-eval-"))
     try:
         tasks = [task for named in plan.tasks for task in _tasks(named, plan, scratch)]
-        result = run_interruptibly(_measure(model_dir, tasks, plan))
+        result = run_interruptibly(_measure(model_dir, tasks, scaffold, plan))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if as_json:
@@ -84,7 +86,7 @@ def _tasks(named: str, plan: Plan, scratch: Path) -> list[Task]:
         )
 
 
-async def _measure(model_dir: Path, tasks: list[Task], plan: Plan) -> Evaluation:
+async def _measure(model_dir: Path, tasks: list[Task], scaffold: Scaffold, plan: Plan) -> Evaluation:
     from palmette.engine.local import LocalEngine
     from palmette.model.load import load_model
 
@@ -99,11 +101,13 @@ async def _measure(model_dir: Path, tasks: list[Task], plan: Plan) -> Evaluation
         gateway = Gateway(engine, renderer)
         await gateway.start()
         stack.push_async_callback(gateway.close)
+        if close := getattr(scaffold, "aclose", None):
+            stack.push_async_callback(close)
         pool = Pool(
             gateway=gateway,
             host=host,
             grader=Grader(host),
-            scaffold=ToolLoop(max_turns=plan.max_turns),
+            scaffold=scaffold,
             concurrency=plan.concurrency,
         )
         sampling = Sampling(max_tokens=plan.max_tokens, temperature=plan.temperature, seed=plan.seed)

@@ -53,8 +53,7 @@ async def on_policy(
 ) -> dict[str, Any]:
     """Do all steps that are left and return the last step's metrics. Raises `ValueError` without tasks."""
     row: dict[str, Any] = {}
-    with Progress(stage.name, config.steps, "steps") as bar, stage.kept():
-        bar.update(stage.step)
+    with Progress(stage.name, config.steps, "steps", done=stage.step) as bar, stage.kept():
         await place.serve(stage.model, after=stage.version)
         while stage.step < config.steps:
             rollouts, sampled_per_s = await _sample(stage, place, tasks, config, bar)
@@ -87,12 +86,14 @@ async def _sample(
     sampling = Sampling(
         max_tokens=place.max_tokens, temperature=config.temperature, seed=stage.seed * 1_000_003 + stage.step
     )
-    rollouts = await place.pool.run(
-        chosen,
-        samples=config.samples,
-        sampling=sampling,
-        on_done=lambda rollout: bar.update(0, tokens=rollout.sampled_tokens),
-    )
+    total, done = len(chosen) * config.samples, 0
+
+    def on_done(rollout: Rollout) -> None:
+        nonlocal done
+        done += 1
+        bar.update(0, tokens=rollout.sampled_tokens, rollouts=f"{done}/{total}")
+
+    rollouts = await place.pool.run(chosen, samples=config.samples, sampling=sampling, on_done=on_done)
     return rollouts, sum(r.sampled_tokens for r in rollouts) / max(time.monotonic() - start_s, 1e-9)
 
 

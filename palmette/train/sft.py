@@ -37,8 +37,7 @@ async def sft(stage: Stage, samples: Sequence[Sample], config: SftConfig) -> dic
     """Train for all steps that are left; return the last step's metrics. Raises `ValueError` without samples."""
     total = config.steps(len(samples))
     row: dict[str, Any] = {}
-    with Progress(stage.name, total, "steps") as bar, stage.kept():
-        bar.update(stage.step)
+    with Progress(stage.name, total, "steps", done=stage.step) as bar, stage.kept():
         while stage.step < total:
             chosen = order(stage.seed, len(samples), stage.step * config.batch, config.batch)
             batch = [samples[i] for i in chosen]

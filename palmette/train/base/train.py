@@ -129,8 +129,7 @@ async def _train(
         seed=recipe.seed,
         checkpoint_every=recipe.save_every,
     )
-    with Progress("train", recipe.steps, "steps") as bar, stage.kept():
-        bar.update(stage.step)
+    with Progress("train", recipe.steps, "steps", done=stage.step) as bar, stage.kept():
         for step in itertools.count(stage.step):
             if step >= recipe.steps:
                 break
