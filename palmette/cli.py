@@ -222,11 +222,17 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, TyperException):
         message = error.format_message().rstrip(".")
         return f"{message[:1].lower()}{message[1:]}; see 'palmette --help'" if message else ""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if _says_disk_full(error):
         _drop_output()
-        where = f" (while writing {error.filename})" if error.filename else ""
+        where = f" (while writing {error.filename})" if isinstance(error, OSError) and error.filename else ""
         return f"the disk is full{where}; free some space and try again, a run with 'palmette resume'"
     return None
+
+
+def _says_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return os.strerror(errno.ENOSPC) in str(error)  # safetensors and Arrow have error types of their own
 
 
 def _drop_output() -> None:

@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from palmette.cli import explain, main
 from palmette.commands.interrupt import run_interruptibly
@@ -172,9 +173,12 @@ def test_a_reader_that_leaves_early_is_no_error(shelf):
     assert (done.stdout, done.stderr) == (b"[", b"")
 
 
-def test_only_what_the_user_can_mend_is_explained():
+def test_only_what_the_user_can_mend_is_explained(monkeypatch):
+    monkeypatch.setattr("palmette.cli._drop_output", lambda: None)  # this process still needs its standard output
     assert explain(ExceptionGroup("", [UserError("mend it"), ValueError("x")])) == "mend it"
     assert explain(ValueError("ours")) is None
+    full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert str(explain(full)).startswith("the disk is full; free some space")
     assert explain(OSError(2, "gone", "x")) is None
 
 
