@@ -21,7 +21,7 @@ from palmette.rollout.run import Rollout
 from palmette.train.forward import recompute_old, score_samples
 from palmette.train.policy import OnPolicyConfig, objective
 from palmette.train.samples import Sample, to_tree
-from palmette.train.stage import Stage, order, to_the_end
+from palmette.train.stage import Stage, order
 from palmette.train.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -57,10 +57,8 @@ async def on_policy(
         await place.serve(stage.model, after=stage.version)
         while stage.step < config.steps:
             rollouts, sampled_per_s = await _sample(stage, place, tasks, config, bar)
-            filled: Filled = await to_the_end(lambda rollouts=rollouts: fill(rollouts))
-            samples: list[Sample] = await to_the_end(
-                lambda filled=filled: _with_old(stage.model, filled.samples, config, reference)
-            )
+            filled = await stage.work(lambda rollouts=rollouts: fill(rollouts))
+            samples = await stage.work(lambda filled=filled: _with_old(stage.model, filled.samples, config, reference))
             for rollout, sample in zip(filled.rollouts, samples, strict=True):
                 to_tree(rollout.tree, sample)
             place.record(rollouts, stage=stage.name, step=stage.step + 1, model=model_name)

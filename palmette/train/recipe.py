@@ -88,8 +88,8 @@ class Recipe(BaseModel):
             raise ValueError(_unknown("scaffold", self.scaffold, SCAFFOLDS))
         for section, named in (("tasks", self.tasks), ("distil.teachers", self.distil.teachers)):
             for domain in named:
-                if domain not in self.domains:
-                    raise ValueError(_unknown(f"domain in {section}:", domain, self.domains))
+                if domain not in DOMAINS:
+                    raise ValueError(_unknown(f"domain in {section}:", domain, DOMAINS))
         return self
 
     @model_validator(mode="after")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -21,6 +22,8 @@ from palmette.train.step import Objective, train_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+Result = TypeVar("Result")
 
 
 class Stage:
@@ -50,6 +53,8 @@ class Stage:
         self._position = Position(step=0, version=0)
         self._saved = -1
         self._started_s = time.monotonic()
+        # One thread for all heavy work: every further one would keep its own freed memory and its own torch threads.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="palmette-train")
         if found := checkpoint.latest(self._folder):
             self._position = checkpoint.load(found, model, self.optimiser, self.generator)
             self._saved = self._position.step
@@ -76,13 +81,17 @@ class Stage:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Save the finished steps when what runs inside is cancelled or done."""
+        """Save the finished steps when what runs inside is done or cancelled; closes the stage's thread."""
         try:
             yield
-        except (asyncio.CancelledError, KeyboardInterrupt):
+        except asyncio.CancelledError:
+            self._thread.shutdown()  # waits: weights and position must agree
             self._save()
             raise
-        self._save()
+        else:
+            self._save()
+        finally:
+            self._thread.shutdown(wait=False)
 
     async def advance(
         self,
@@ -113,10 +122,19 @@ class Stage:
             self.run.metrics(self.name, self.step, **row)
             return row
 
-        row = await to_the_end(work)
+        row = await self.work(work)
         if self.step % self._every == 0:
             self._save()
         return row
+
+    async def work(self, heavy: Callable[[], Result]) -> Result:
+        """Run `heavy` in the stage's thread; if the caller is cancelled, wait for it before the cancellation leaves."""
+        running = asyncio.get_running_loop().run_in_executor(self._thread, heavy)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])
+            raise
 
     def _save(self) -> None:
         if self._saved == self.step:
@@ -130,16 +148,6 @@ class Stage:
         )
         checkpoint.save(self._folder, self.model, self.optimiser, self.generator, position)
         self._position, self._started_s, self._saved = position, time.monotonic(), self.step
-
-
-async def to_the_end(work: Callable[[], Any]) -> Any:
-    """Run `work` in a thread; if the caller is cancelled meanwhile, wait for it before letting the cancellation out."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
 
 
 def order(seed: int, count: int, start: int, size: int) -> list[int]:
