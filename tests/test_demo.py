@@ -1,0 +1,57 @@
+"""Proves: the demo's own recipe, shrunken, goes from tasks to an evaluated student with the shipped model, and resumes.
+
+It is the demo through the very same command and code, with fewer tasks and steps.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from palmette.cli import main
+from palmette.model.load import resolve_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SHRUNKEN = {
+    "tasks.terminal.train": 12,
+    "tasks.terminal.heldout": 8,
+    "tasks.swe.train": 8,
+    "tasks.swe.heldout": 6,
+    "eval.samples": 1,
+    "sft.epochs": 1,
+    "rl.steps": 2,
+    "rl.groups": 3,
+    "rl.samples": 4,
+    "distil.steps": 2,
+    "distil.groups": 4,
+    "distil.samples": 2,
+}
+
+
+def test_the_demo_in_a_minute(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [part for key, value in SHRUNKEN.items() for part in ("--set", f"{key}={value}")]
+    assert main(["run", "recipes/demo.toml", "--runs", str(tmp_path), *settings]) == 0
+    made = tmp_path / "demo"
+    summary = json.loads((made / "summary.json").read_text())
+    assert set(summary["domains"]) == {"terminal", "swe"}
+    for scores in summary["domains"].values():
+        for column in ("base", "sft", "expert", "student"):
+            assert 0.0 <= scores[column] <= 1.0
+    assert summary["tasks_held_out"] == 14
+    assert "student" in capsys.readouterr().out
+    page = (made / "report.html").read_text()
+    assert "terminal/heldout-00000" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")  # self-contained
+    for model in ("sft-terminal", "expert-terminal", "sft-swe", "expert-swe", "student"):
+        assert resolve_model(str(made / "models" / model)).is_dir()
+    before = (made / "metrics.jsonl").read_bytes()
+    assert main(["resume", str(made)]) == 0  # every stage is finished: nothing is done again
+    assert (made / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_embedded_base_solves_some_tasks_and_not_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "palmette:base", "--tasks", "terminal", "--count", "24", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    score = answer["domains"]["terminal"]["pass_1"]
+    assert 0.05 < score < 0.95
