@@ -53,11 +53,9 @@ def examine(*, as_json: bool) -> int:
         print(json.dumps({"demo_can_run": not stopped, "findings": [asdict(each) for each in findings]}, indent=1))
         return 2 if stopped else 0
     _print(findings)
-    weak = sum(finding.health is Health.WEAK for finding in findings)
-    if stopped:
-        print(f"\nThe demo cannot run here: {', '.join(stopped)}.")
-    else:
-        print("\nThe demo can run here." + (f" {weak} things are weak; see above." if weak else ""))
+    weak = [finding.part for finding in findings if finding.health is Health.WEAK]
+    verdict = f"cannot run here: {', '.join(stopped)}" if stopped else "can run here"
+    print(f"\nThe demo {verdict}." + (f" Weak: {', '.join(weak)}." if weak else ""))
     return 2 if stopped else 0
 
 
