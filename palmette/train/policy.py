@@ -45,7 +45,9 @@ class OnPolicyConfig(BaseModel):
     reference_kl: float = Field(default=0.0, ge=0, description="weight of KL(policy, the stage's first weights)")
     token_budget: int = Field(default=4096, ge=1, description="padded tokens of a micro-batch")
     checkpoint_every: int = Field(default=2, ge=1, description="steps between checkpoints")
-    optim: OptimConfig = Field(default_factory=lambda: OptimConfig(lr=3e-4), description="how weights move")
+    optim: OptimConfig = Field(
+        default_factory=lambda: OptimConfig(lr=1e-4, decay="constant"), description="how weights move"
+    )
 
     @property
     def updates(self) -> int:
