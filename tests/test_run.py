@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,23 +68,26 @@ def test_attempts_are_numbered_and_end_as_they_ended(run):
     assert run.log_dir == third
 
 
-def hold(path: str) -> None:
-    with RunDir.open(Path(path)).attempt():
-        (Path(path) / "held").touch()
-        time.sleep(60)
+HOLD = """
+import sys, time
+from palmette.run import RunDir
+run = RunDir.open(sys.argv[1])
+with run.attempt():
+    (run.path / "held").touch()
+    time.sleep(60)
+"""
 
 
 def test_one_worker_at_a_time_and_a_dead_one_leaves_no_lock(run):
-    worker = multiprocessing.get_context("spawn").Process(target=hold, args=(str(run.path),))
-    worker.start()
+    worker = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)])
     while not (run.path / "held").exists():
         time.sleep(0.02)
-        assert worker.is_alive()
+        assert worker.poll() is None
     assert run.state == "running"
     with pytest.raises(UserError, match=f"is being worked on by process {worker.pid} "), run.attempt():
         pass
-    os.kill(worker.pid, signal.SIGKILL)
-    worker.join()
+    worker.kill()
+    worker.wait()
     assert run.state == "interrupted"
     with run.attempt() as log_dir:
         assert log_dir.name == "attempt_2"

@@ -162,5 +162,6 @@ def _claim_uids() -> tuple[socket.socket, deque[int]]:
 
 
 def explained(text: str) -> StartFailed:
+    """Return the error for what the fork server said, with the hint that belongs to the stage it failed in."""
     hint = next((hint for stage, hint in _HINTS.items() if text.startswith(stage)), "")
     return StartFailed(f"{text}; {hint}, or use the sandbox host 'fake' for trusted code" if hint else text)

@@ -37,11 +37,14 @@ async def train_base(recipe: BaseRecipe, run: RunDir) -> None:
     import torch
 
     torch.manual_seed(recipe.seed)
-    torch.set_flush_denormal(True)  # tiny optimiser moments and probabilities cost CPUs a factor otherwise
     target = run.path / "model"
     tokenizer = _tokenizer(recipe, run, target)
     model = fresh_model(recipe.shape, tokenizer)
-    await _train(recipe, run, model, tokenizer)
+    torch.set_flush_denormal(True)  # tiny optimiser moments and probabilities cost CPUs a factor otherwise
+    try:
+        await _train(recipe, run, model, tokenizer)
+    finally:
+        torch.set_flush_denormal(False)  # the processor's flag is the caller's too
     if not run.stage_done("export"):
         model.save_pretrained(target)
         rows = run.read_metrics("train")
