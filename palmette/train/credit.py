@@ -39,8 +39,12 @@ class Credit:
     silent_share: float  # share of groups without any signal (all rewards equal, or fewer than two to compare)
 
 
-def group_credit(rollouts: Sequence[Scored], baseline: Baseline) -> Credit:
-    """Return the outcome advantage of every rollout relative to its own group."""
+def group_credit(rollouts: Sequence[Scored], baseline: Baseline, *, negative: float = 1.0) -> Credit:
+    """Return the outcome advantage of every rollout relative to its own group.
+
+    Advantages below zero are multiplied by `negative`: 1 is the plain policy gradient; less reinforces success more
+    than it punishes failure, which keeps entropy from rising (W-REINFORCE, arXiv 2506.01347).
+    """
     advantage_R = np.zeros(len(rollouts))
     trusted_R = np.array([_trusted(r) for r in rollouts], bool)
     trainable_R = trusted_R & np.array([RULES[r.outcome].trainable for r in rollouts], bool)
@@ -52,6 +56,7 @@ def group_credit(rollouts: Sequence[Scored], baseline: Baseline) -> Credit:
         kept = [i for i in members if trusted_R[i]]
         advantage_R[kept] = advantages(np.array([rollouts[i].reward for i in kept], float), baseline)
         silent += not advantage_R[kept].any()
+    advantage_R[advantage_R < 0] *= negative
     return Credit(
         advantage_R=advantage_R, trainable_R=trainable_R, silent_share=silent / len(groups) if groups else 0.0
     )

@@ -60,7 +60,7 @@ def fill_distillation(
     Each teacher scores all rollouts of its domain in batched forward passes. Raises `ValueError` for a rollout of a
     domain without teacher.
     """
-    credit = group_credit(rollouts, config.baseline)
+    credit = group_credit(rollouts, config.baseline, negative=config.negative)
     samples: list[Sample] = []
     owners: list[Rollout] = []
     for rollout, advantage, trainable in zip(rollouts, credit.advantage_R, credit.trainable_R, strict=True):

@@ -167,7 +167,7 @@ async def _rl(job: _Job, domain: str, start: Path) -> Path:
         job.place,
         job.tasks[domain]["train"],
         config,
-        lambda rollouts: fill_outcomes(rollouts, config.baseline),
+        lambda rollouts: fill_outcomes(rollouts, config.baseline, negative=config.negative),
         model_name="expert",
         reference=job.load(start) if config.reference_kl else None,
     )

@@ -27,6 +27,9 @@ class OnPolicyConfig(BaseModel):
     baseline: Literal["std", "mean", "leave_one_out", "none"] = Field(
         default="std", description="how a group's rewards become advantages: std (GRPO) | mean | leave_one_out | none"
     )
+    negative: float = Field(
+        default=1.0, ge=0, description="weight of advantages below 0; less than 1 keeps entropy from rising"
+    )
     ratio: Literal["token", "turn", "sequence"] = Field(default="token", description="unit of the ratio and its clip")
     exponent: Literal["product", "geometric_mean"] = Field(
         default="geometric_mean", description="of a turn's or sequence's ratio: product (KAT) | geometric_mean (GSPO)"

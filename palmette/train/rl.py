@@ -29,13 +29,13 @@ class RlConfig(OnPolicyConfig):
         return self
 
 
-def fill_outcomes(rollouts: Sequence[Rollout], baseline: Baseline) -> Filled:
+def fill_outcomes(rollouts: Sequence[Rollout], baseline: Baseline, *, negative: float = 1.0) -> Filled:
     """Give every token of a rollout the group-normalised advantage of its outcome.
 
     Rollouts without an advantage (a group of equal rewards, an infrastructure failure) are left out: they change no
     gradient, not even through the normalisation.
     """
-    credit = group_credit(rollouts, baseline)
+    credit = group_credit(rollouts, baseline, negative=negative)
     samples: list[Sample] = []
     owners: list[Rollout] = []
     for rollout, advantage, trainable in zip(rollouts, credit.advantage_R, credit.trainable_R, strict=True):

@@ -73,3 +73,11 @@ def test_infrastructure_failures_change_no_advantage(
                 assert not trainable
             else:
                 assert value == pytest.approx(alone.advantage_R[index], abs=1e-12)
+
+
+def test_failures_weigh_as_much_as_the_recipe_says() -> None:
+    group = [Attempt(0, Outcome.OK, reward) for reward in (1.0, 0.0, 0.0, 0.0)]
+    plain = group_credit(group, "mean").advantage_R
+    softer = group_credit(group, "mean", negative=0.25).advantage_R
+    assert plain.tolist() == [0.75, -0.25, -0.25, -0.25]
+    assert softer.tolist() == [0.75, -0.0625, -0.0625, -0.0625]
