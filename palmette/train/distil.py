@@ -18,6 +18,7 @@ from palmette.train.credit import group_credit
 from palmette.train.forward import score_samples
 from palmette.train.losses import distillation_advantage
 from palmette.train.onpolicy import Filled
+from palmette.train.optim import OptimConfig
 from palmette.train.policy import OnPolicyConfig
 from palmette.train.rl import with_advantage
 from palmette.train.samples import Sample, from_tree
@@ -36,6 +37,7 @@ class DistilConfig(OnPolicyConfig):
     teachers: dict[str, str] = Field(
         default_factory=dict, description="domain -> model directory, instead of this run's own experts"
     )
+    optim: OptimConfig = Field(default_factory=lambda: OptimConfig(lr=3e-4), description="how weights move")
     cold_start: float = Field(
         default=1.0, ge=0, description="passes over the experts' own solved rollouts before the student samples"
     )
