@@ -62,8 +62,7 @@ class RunRecord:
     @property
     def tasks_held_out(self) -> int | None:
         """Number of held-out tasks over all domains."""
-        told = self.summary.get("tasks_held_out")
-        return sum(told.values()) if isinstance(told, dict) else told
+        return self.summary.get("tasks_held_out")
 
     def evaluations(self) -> list[tuple[str, dict[str, Any]]]:
         """Return (model, scores as `Evaluation.to_dict` has them) of each finished stage ``evaluate/<model>...``."""

@@ -22,6 +22,9 @@ class OptimConfig(BaseModel):
     decay: Decay = Field(default="linear", description="constant | linear | cosine, after the warm-up")
     final: float = Field(default=0.1, ge=0, le=1, description="lr at the last step as a share of the peak")
     betas: tuple[float, float] = Field(default=(0.9, 0.98), description="AdamW's moment decay rates")
+    eps: float = Field(
+        default=1e-8, gt=0, description="added to AdamW's denominator; gradients well below it move little (less noise)"
+    )
     weight_decay: float = Field(default=0.0, ge=0, description="decoupled, on matrices only")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients longer than this are scaled down to it")
 
@@ -38,7 +41,9 @@ class Optimiser:
         matrices = [p for p in self._named.values() if p.ndim >= 2]
         others = [p for p in self._named.values() if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self._adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=1e-8)
+        self._adamw = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps
+        )
 
     @property
     def lr(self) -> float:

@@ -139,7 +139,8 @@ async def _sft(job: _Job, domain: str, start: Path) -> Path:
     if job.run.stage_done(name):
         return target
     config, start_s = job.recipe.sft, time.monotonic()
-    samples = await demonstrations(job.run, domain, job.tasks[domain]["train"], job.place)
+    shown = job.tasks[domain]["train"][: config.demonstrations]
+    samples = await demonstrations(job.run, domain, shown, job.place)
     shown_s = time.monotonic() - start_s
     stage = Stage(
         job.run,
@@ -165,7 +166,7 @@ async def _rl(job: _Job, domain: str, start: Path) -> Path:
     row = await on_policy(
         stage,
         job.place,
-        job.tasks[domain]["train"],
+        _not_shown(job, domain),
         config,
         lambda rollouts: fill_outcomes(rollouts, config.baseline, negative=config.negative),
         model_name="expert",
@@ -174,6 +175,14 @@ async def _rl(job: _Job, domain: str, start: Path) -> Path:
     save_model(stage.model, start, target)
     job.finish(name, stage.seconds, steps=stage.step, success=row.get("success"))
     return target
+
+
+def _not_shown(job: _Job, domain: str) -> list[Task]:
+    """Return the training tasks that nobody demonstrated, if there are any: those shown are known by heart."""
+    tasks = job.tasks[domain]["train"]
+    if "sft" not in job.recipe.stages or job.recipe.sft.demonstrations is None:
+        return tasks
+    return tasks[job.recipe.sft.demonstrations :] or tasks
 
 
 async def _unify(job: _Job) -> None:

@@ -20,6 +20,9 @@ class SftConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    demonstrations: int | None = Field(
+        default=None, ge=1, description="show only this many training tasks; RL then prefers the others"
+    )
     epochs: float = Field(default=3.0, gt=0, description="passes over the demonstrations")
     batch: int = Field(default=32, ge=1, description="demonstrations a step")
     token_budget: int = Field(default=4096, ge=1, description="padded tokens of a micro-batch")

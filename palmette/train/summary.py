@@ -32,7 +32,7 @@ def write_summary(recipe: Recipe, run: RunDir) -> dict[str, Any]:
     stages = [run.stage_summary(name) for name in run.stages()]
     summary = {
         "domains": domains,
-        "tasks_held_out": held_out,
+        "tasks_held_out": sum(held_out.values()),
         "minutes": round(sum(stage.get("seconds", 0.0) for stage in stages) / 60, 2),
         "peak_memory_gb": max((stage.get("peak_memory_gb", 0.0) for stage in stages), default=0.0),
         "machine": machine(),

@@ -74,7 +74,7 @@ def _summary() -> dict[str, object]:
     }
     return {
         "domains": domains,
-        "tasks_held_out": {"swe": 64, "terminal": 64},
+        "tasks_held_out": 128,
         "minutes": 11.4,
         "peak_memory_gb": 2.31,
         "machine": "2 cores, 24 GB, x86_64",
