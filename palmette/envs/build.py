@@ -19,13 +19,14 @@ def drafts(name: str, *, count: int, tiers: Sequence[int], split: Split, seed: i
     if unknown or not tiers:
         raise UserError(f"{name} has no tier {unknown}; it has {list(source.tiers)}")
     rng = random.Random(f"{name}/{split}/{seed}")
-    seen: set[str] = set()
+    seen: set[tuple[str, ...]] = set()
     made: list[Draft] = []
     while len(made) < count:
         number = len(made)
         draft = source.draft(rng, tier=tiers[number % len(tiers)], split=split, name=f"{name}/{split}-{number:05d}")
-        if draft.instruction not in seen:
-            seen.add(draft.instruction)
+        content = (draft.instruction, *draft.files, *draft.files.values())
+        if content not in seen:
+            seen.add(content)
             made.append(draft)
     return made
 

@@ -37,6 +37,12 @@ def test_the_same_seed_gives_the_same_drafts_and_another_does_not(name: str) -> 
 
 
 @pytest.mark.parametrize("name", DOMAINS)
+def test_a_domain_does_not_run_dry(name: str) -> None:
+    made = drafts(name, count=400, tiers=[2], split="heldout", seed=1)
+    assert len({(draft.instruction, *draft.files.values()) for draft in made}) == 400
+
+
+@pytest.mark.parametrize("name", DOMAINS)
 def test_train_and_heldout_share_no_invented_name(name: str) -> None:
     def names(split: Split) -> set[str]:
         found = drafts(name, count=60, tiers=DOMAINS[name].tiers, split=split, seed=1)
