@@ -40,6 +40,7 @@ def test_the_demo_in_a_minute(tmp_path: Path, capsys: pytest.CaptureFixture[str]
             assert 0.0 <= scores[column] <= 1.0
     assert summary["tasks_held_out"] == 14
     assert "student" in capsys.readouterr().out
+    assert (made / "result.png").stat().st_size > 10_000
     page = (made / "report.html").read_text()
     assert "terminal/heldout-00000" in page
     assert "http://" not in page.replace("http://www.w3.org", "")  # self-contained

@@ -22,6 +22,8 @@ from palmette.evaluate.run import evaluate
 from palmette.model.load import load_model, save_model
 from palmette.progress import Progress
 from palmette.report.html import write_report
+from palmette.report.load import load_run
+from palmette.report.plots import overview_figure, to_png
 from palmette.report.tables import as_rich, headline
 from palmette.rollout.run import Rollout
 from palmette.run import RunDir
@@ -265,6 +267,7 @@ def _report(job: _Job) -> None:
     start_s = time.monotonic()
     summary = write_summary(job.recipe, job.run)
     path = write_report(job.run.path)
+    to_png(overview_figure(load_run(job.run.path)), job.run.path / "result.png")
     job.finish("report", time.monotonic() - start_s)
     console = Console()
     console.print(as_rich(headline(summary["domains"])))

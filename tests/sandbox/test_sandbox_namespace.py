@@ -100,9 +100,9 @@ def test_a_killed_owner_leaves_nothing(ending):
     server = int(owner.stdout.readline().split()[1])
     assert _processes_with(mark) >= 8
     owner.send_signal(ending)
-    owner.wait(10)
+    owner.wait(60)
     owner.stdout.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60  # only a bound: a loaded machine is slow to reap
     while (_processes_with(mark) or _cgroups_of(owner.pid) or Path(f"/proc/{server}").exists()) and (
         time.monotonic() < deadline
     ):
