@@ -34,7 +34,7 @@ from palmette.train.onpolicy import on_policy
 from palmette.train.policy import OnPolicyConfig
 from palmette.train.recipe import Recipe
 from palmette.train.rl import fill_outcomes
-from palmette.train.sft import sft
+from palmette.train.sft import SftConfig, sft
 from palmette.train.stage import Stage, model_dir
 from palmette.train.summary import write_summary
 from palmette.train.workplace import Workplace, open_workplace
@@ -144,15 +144,7 @@ async def _sft(job: _Job, domain: str, start: Path) -> Path:
     shown = job.tasks[domain]["train"][: config.demonstrations]
     samples = await demonstrations(job.run, domain, shown, job.place)
     shown_s = time.monotonic() - start_s
-    stage = Stage(
-        job.run,
-        name,
-        job.load(start),
-        config.optim,
-        updates=config.steps(len(samples)),
-        seed=job.recipe.seed,
-        checkpoint_every=config.checkpoint_every,
-    )
+    stage = _stage(job, name, start, config, updates=config.steps(len(samples)))
     row = await sft(stage, samples, config)
     save_model(stage.model, start, target)
     job.finish(name, shown_s + stage.seconds, steps=stage.step, demonstrations=len(samples), loss=row.get("loss"))
@@ -164,7 +156,7 @@ async def _rl(job: _Job, domain: str, start: Path) -> Path:
     if job.run.stage_done(name):
         return target
     config = job.recipe.rl
-    stage = _on_policy_stage(job, name, start, config)
+    stage = _stage(job, name, start, config, updates=config.updates)
     row = await on_policy(
         stage,
         job.place,
@@ -197,7 +189,7 @@ async def _unify(job: _Job) -> None:
         check_renderers(job.place.renderer, teachers)
         warm = await _cold_start(job, start)
         models = {domain: job.load(path) for domain, path in teachers.items()}
-        stage = _on_policy_stage(job, "distil", warm, config)
+        stage = _stage(job, "distil", warm, config, updates=config.updates)
         row = await on_policy(
             stage,
             job.place,
@@ -221,28 +213,21 @@ async def _cold_start(job: _Job, start: Path) -> Path:
     samples = cold_start_samples(job.run, job.recipe) if job.recipe.distil.cold_start else []
     if not samples:
         return start
-    stage = Stage(
-        job.run,
-        name,
-        job.load(start),
-        config.optim,
-        updates=config.steps(len(samples)),
-        seed=job.recipe.seed,
-        checkpoint_every=config.checkpoint_every,
-    )
+    stage = _stage(job, name, start, config, updates=config.steps(len(samples)))
     row = await sft(stage, samples, config)
     save_model(stage.model, start, target)
     job.finish(name, stage.seconds, steps=stage.step, trajectories=len(samples), loss=row.get("loss"))
     return target
 
 
-def _on_policy_stage(job: _Job, name: str, start: Path, config: OnPolicyConfig) -> Stage:
+def _stage(job: _Job, name: str, start: Path, config: SftConfig | OnPolicyConfig, *, updates: int) -> Stage:
+    """Return a stage that trains the model at `start`."""
     return Stage(
         job.run,
         name,
         job.load(start),
         config.optim,
-        updates=config.updates,
+        updates=updates,
         seed=job.recipe.seed,
         checkpoint_every=config.checkpoint_every,
     )
