@@ -114,7 +114,7 @@ def _facts(run: RunRecord) -> str:
         "time": duration(60 * run.summary["minutes"]) if "minutes" in run.summary else None,
         "peak memory": f"{run.summary['peak_memory_gb']:.1f} GB" if "peak_memory_gb" in run.summary else None,
         "stages": f"{sum(stage.finished for stage in run.stages)} of {len(run.stages)}" if run.stages else None,
-        "state": run.state,
+        "state": "finished" if run.summary else run.state,  # the page is the last thing a run writes
     }
     cells = "".join(
         f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in shown.items() if value is not None

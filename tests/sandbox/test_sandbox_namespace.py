@@ -77,7 +77,8 @@ async def test_closing_the_host_leaves_nothing(host):
 
 
 _OWNER = """
-import asyncio, sys
+import asyncio, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born with it ignored
 from palmette.sandbox.api import Spec
 from palmette.sandbox.conformance import lacks
 from palmette.sandbox.hosts import open_host

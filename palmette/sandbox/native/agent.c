@@ -15,6 +15,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -198,6 +199,10 @@ static void __attribute__((noreturn)) become(const char *cwd, char **argv, char 
     close_range(3, ~0u, 0);
     for (int number = 1; number < 32; number++) /* what the fork server ignores is not for commands to inherit */
         signal(number, SIG_DFL);
+    /* The C library keeps 32 and 33 to itself, but whoever started us may have left them ignored. */
+    struct { void *handler; unsigned long flags; void *restorer; unsigned long mask; } plain = {0};
+    for (int number = 32; number <= 33; number++)
+        syscall(SYS_rt_sigaction, number, &plain, NULL, sizeof plain.mask);
     sigprocmask(SIG_SETMASK, &none, NULL);
     prctl(PR_SET_DUMPABLE, 1); /* else /proc/self belongs to root */
     int adjust = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
