@@ -82,7 +82,12 @@ def tell(messages: Sequence[Message], tools: Sequence[Tool], form: Form, hide: H
     return told
 
 
-def schema(tool: Tool, hide: Hide) -> dict[str, Any]:
+def as_it_is(value: Any, *, marks: bool = True) -> Any:
+    """Hide nothing: for text that is not going to be tokenised, or that can be trusted."""
+    return value
+
+
+def schema(tool: Tool, hide: Hide = as_it_is) -> dict[str, Any]:
     """Return a tool as the function schema that templates print; many of them count on `properties`."""
     parameters = {"type": "object", "properties": {}} | dict(tool.parameters)
     function = {"name": tool.name, "description": tool.description, "parameters": parameters}
@@ -138,13 +143,9 @@ def _calls_spelled(messages: Sequence[Message]) -> list[Message]:
 
 
 def _tools_spelled(tools: Sequence[Tool], form: Form) -> str:
-    signatures = [json.dumps(schema(tool, _as_it_is), ensure_ascii=False) for tool in tools]
+    signatures = [json.dumps(schema(tool), ensure_ascii=False) for tool in tools]
     listed = ["# Tools", "", "You may call these functions:", "<tools>", *signatures, "</tools>"]
     if form.calls_in_text:
         listed += ["", "For each call, write a JSON object with its name and arguments within <tool_call></tool_call>:"]
         listed += ["<tool_call>", '{"name": <function-name>, "arguments": <args-json-object>}', "</tool_call>"]
     return "\n".join(listed)
-
-
-def _as_it_is(value: Any, *, marks: bool = True) -> Any:
-    return value

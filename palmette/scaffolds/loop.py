@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from palmette.chat.form import schema
 from palmette.chat.message import ToolCall
 from palmette.sandbox.api import Sandbox
 from palmette.scaffolds.api import Endpoint, Stop
@@ -17,13 +18,7 @@ from palmette.scaffolds.tools import OBSERVATION_CHARS, SUBMIT, TOOLS, act, obse
 SYSTEM_PROMPT = "You are an agent in a Linux shell. Solve the task with the tools, then submit."
 __all__ = ["SYSTEM_PROMPT", "TOOLS", "ToolLoop", "act", "observe"]
 
-_TOOLS_JSON = [
-    {
-        "type": "function",
-        "function": {"name": tool.name, "description": tool.description, "parameters": tool.parameters},
-    }
-    for tool in TOOLS
-]
+_TOOLS_JSON = [schema(tool) for tool in TOOLS]
 
 
 class ToolLoop:

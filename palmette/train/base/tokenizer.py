@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>
 _SPECIAL = (END_OF_TEXT, TURN_START, TURN_END, "<tool_call>", "</tool_call>")
 
 
+@cache
 def chat_template() -> str:
     """Return the chat template of the embedded base: ChatML turns, tools as signatures, calls as JSON."""
     return Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8")

@@ -6,13 +6,13 @@ Stages of the run: ``tokenizer``, ``train``, ``export``. The result is `runs/<na
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from palmette.chat.form import Form, as_it_is, schema, tell
 from palmette.chat.message import Message
 from palmette.progress import Progress
 from palmette.run import RunDir
@@ -58,8 +58,9 @@ def render(messages: Sequence[Message]) -> str:
     """Return a conversation with the built-in loop's tools as the embedded template tells it, all at once."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    told = [_told(message) for message in messages]
-    rendered, _ = render_jinja_template(conversations=[told], tools=_tools(), chat_template=chat_template())
+    tools: list[Any] = [schema(tool) for tool in TOOLS]
+    told = tell(messages, TOOLS, Form(), as_it_is)
+    rendered, _ = render_jinja_template(conversations=[told], tools=tools, chat_template=chat_template())
     return rendered[0]
 
 
@@ -133,9 +134,7 @@ async def _train(
         checkpoint_every=recipe.save_every,
     )
     with Progress("train", recipe.steps, "steps", done=stage.step) as bar, stage.kept():
-        for step in itertools.count(stage.step):
-            if step >= recipe.steps:
-                break
+        for step in range(stage.step, recipe.steps):
             batch = [sample_of(render(m), tokenizer) for m in _conversations(recipe, str(step), recipe.batch)]
             row = await stage.advance(lambda _, batch=batch: [batch], likelihood, token_budget=recipe.token_budget)
             bar.update(1, loss=row["loss"], tokens=row["tokens"])
@@ -148,15 +147,3 @@ def _conversations(recipe: BaseRecipe, part: str, count: int) -> list[tuple[Mess
     return transcripts(
         corpus.domains, corpus.tiers, count=count, sloppy=corpus.sloppy, split="train", seed=f"{recipe.seed}/{part}"
     )
-
-
-def _told(message: Message) -> dict:
-    calls = [{"type": "function", "function": {"name": c.name, "arguments": c.arguments}} for c in message.tool_calls]
-    return {"role": message.role, "content": message.content, **({"tool_calls": calls} if calls else {})}
-
-
-def _tools() -> list[Any]:
-    return [
-        {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}}
-        for t in TOOLS
-    ]
