@@ -25,11 +25,10 @@ from palmette.envs.names import DOMAINS
 from palmette.envs.task import load_tasks
 from palmette.errors import UserError, suggest
 from palmette.evaluate.metrics import Score
-from palmette.evaluate.run import Evaluation, evaluate
+from palmette.evaluate.run import Evaluation, evaluate, shown_on
 from palmette.gateway.app import Gateway
 from palmette.progress import Progress
 from palmette.rollout.pool import Pool
-from palmette.rollout.run import Rollout
 from palmette.sandbox.hosts import open_host
 from palmette.scaffolds.api import Scaffold
 from palmette.scaffolds.names import open_scaffold
@@ -111,16 +110,8 @@ async def _measure(model_dir: Path, tasks: list[Task], scaffold: Scaffold, plan:
             concurrency=plan.concurrency,
         )
         sampling = Sampling(max_tokens=plan.max_tokens, temperature=plan.temperature, seed=plan.seed)
-        done: list[float] = []
         with Progress(f"eval/{model_dir.name}", len(tasks) * plan.samples, "rollouts") as bar:
-
-            def on_done(rollout: Rollout) -> None:
-                if rollout.reward is not None:
-                    done.append(float(rollout.reward >= 1.0))
-                shown = {"success": sum(done) / len(done)} if done else {}
-                bar.update(1, tokens=rollout.sampled_tokens, **shown)
-
-            return await evaluate(tasks, pool=pool, samples=plan.samples, sampling=sampling, on_done=on_done)
+            return await evaluate(tasks, pool=pool, samples=plan.samples, sampling=sampling, on_done=shown_on(bar))
 
 
 def _print(model_dir: Path, result: Evaluation) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from palmette.engine.api import Sampling
 from palmette.envs.api import Task
-from palmette.evaluate.metrics import Score, score
+from palmette.evaluate.metrics import PASS, Score, score
+from palmette.progress import Progress
 from palmette.rollout.pool import Pool
 from palmette.rollout.run import Rollout
 
@@ -46,6 +47,19 @@ async def evaluate(
 ) -> Evaluation:
     """Attempt every task `samples` times with the engine behind `pool`, and score what came back."""
     return evaluation(await pool.run(tasks, samples=samples, sampling=sampling, on_done=on_done))
+
+
+def shown_on(bar: Progress) -> Callable[[Rollout], None]:
+    """Return an `on_done` that moves `bar` by one and shows the success so far among rewards that can be trusted."""
+    solved: list[bool] = []
+
+    def on_done(rollout: Rollout) -> None:
+        if rollout.reward is not None:
+            solved.append(rollout.reward >= PASS)
+        shown = {"success": sum(solved) / len(solved)} if solved else {}
+        bar.update(1, tokens=rollout.sampled_tokens, **shown)
+
+    return on_done
 
 
 def evaluation(rollouts: Sequence[Rollout]) -> Evaluation:

@@ -18,14 +18,13 @@ from rich.console import Console
 from palmette.engine.api import Sampling
 from palmette.envs.api import Task
 from palmette.errors import UserError
-from palmette.evaluate.run import evaluate
+from palmette.evaluate.run import evaluate, shown_on
 from palmette.model.load import load_model, save_model
 from palmette.progress import Progress
 from palmette.report.html import write_report
 from palmette.report.load import load_run
 from palmette.report.plots import overview_figure, to_png
 from palmette.report.tables import as_rich, headline
-from palmette.rollout.run import Rollout
 from palmette.run import RunDir
 from palmette.train.distil import check_renderers, fill_distillation
 from palmette.train.material import cold_start_samples, demonstrations, ready_tasks
@@ -109,15 +108,9 @@ async def _evaluate(job: _Job, name: str, path: Path, domains: Sequence[str]) ->
     await place.serve(job.load(path))
     sampling = Sampling(max_tokens=place.max_tokens, temperature=config.temperature, seed=job.recipe.seed)
     with Progress(stage, len(tasks) * config.samples, "rollouts") as bar:
-        solved: list[float] = []
-
-        def on_done(rollout: Rollout) -> None:
-            if rollout.reward is not None:
-                solved.append(float(rollout.reward >= 1))
-            success = sum(solved) / len(solved) if solved else 0.0
-            bar.update(1, tokens=rollout.sampled_tokens, success=success)
-
-        result = await evaluate(tasks, pool=place.pool, samples=config.samples, sampling=sampling, on_done=on_done)
+        result = await evaluate(
+            tasks, pool=place.pool, samples=config.samples, sampling=sampling, on_done=shown_on(bar)
+        )
     place.record(result.rollouts, stage=stage, step=0, model=name.split("-")[0])
     numbers = {f"pass_1/{domain}": score.pass_1 for domain, score in result.domains.items()}
     job.run.metrics(stage, 0, **numbers)
