@@ -141,6 +141,8 @@ for host, port in {targets}:
         s.settimeout(2)
         try:
             s.connect((host, port))
+            if s.getsockname() == s.getpeername():
+                continue  # the kernel happened to give it that very port: it talks to itself
             s.send(b"x")
             s.recv(1)
             print("reached", host, port, kind)
@@ -151,7 +153,8 @@ print(sorted(name for _, name in socket.if_nameindex()))
     async with server:
         for gateway in (None, ("127.0.0.1", port)):
             async with box(host, Spec(readonly=READONLY, gateway=gateway)) as sandbox:
-                assert await python(sandbox, program) == b"['lo']\n"
+                seen = await python(sandbox, program)
+                assert seen == b"['lo']\n", seen
 
 
 @asynccontextmanager
