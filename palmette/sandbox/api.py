@@ -32,6 +32,7 @@ class Spec:
     workdir: str = "/app"  # created, writable, the default cwd and HOME of every exec
     env: Mapping[str, str] = field(default_factory=dict)
     readonly: tuple[str, ...] = ()  # host directories shown at the same path, read only (tool chains)
+    root: str = ""  # directory with a root file system (see images.py), written to in private; "" is the machine's own
     limits: Limits = field(default_factory=Limits)
     ttl_s: float = 900.0  # the host closes the sandbox after this, whatever happens
     gateway: tuple[str, int] | None = None  # host address served inside as `Sandbox.gateway_url`; the only network

@@ -18,6 +18,6 @@ def check_spec(spec: Spec) -> None:
             raise ValueError(f"Limits.{name} must be positive, not {getattr(limits, name)}")
     if spec.ttl_s <= 0:
         raise ValueError(f"Spec.ttl_s must be positive, not {spec.ttl_s}")
-    for path in (spec.workdir, *spec.readonly):
+    for path in (spec.workdir, *spec.readonly, *filter(None, (spec.root,))):
         if not path.startswith("/") or os.path.normpath(path) != path or path == "/" or "\0" in path:
             raise ValueError(f"{path!r} must be an absolute, normalised path below /")

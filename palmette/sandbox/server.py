@@ -79,7 +79,7 @@ class Server:
 
     def request(self, name: str, spec: Spec, uid: int) -> bytes:
         """Return the packet that asks for a sandbox (native/wire.h). Raises `StartFailed`."""
-        links, system = self._system
+        links, system = self._system if not spec.root else ([], [_bind_key(spec.root, "Spec.root") + "\n/"])
         binds = [*system, *map(_bind_key, spec.readonly)]
         directories = dict.fromkeys((spec.workdir, *DIRECTORIES))
         limits = spec.limits
@@ -136,11 +136,11 @@ def _system() -> tuple[list[str], list[str]]:
     return links, binds + [_bind_key(path) for name in _ETC if os.path.exists(path := f"/etc/{name}")]
 
 
-def _bind_key(path: str) -> str:
+def _bind_key(path: str, named: str = "Spec.readonly") -> str:
     try:
         info = os.stat(path)
     except OSError as error:
-        raise StartFailed(f"Spec.readonly: {path}: {error.strerror}") from None
+        raise StartFailed(f"{named}: {path}: {error.strerror}") from None
     return f"{path}\n{info.st_dev}:{info.st_ino}"
 
 

@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <grp.h>
 #include <linux/capability.h>
 #include <net/if.h>
@@ -27,8 +28,9 @@
 #define SYSTEM_INODES 128 /* what the root itself needs beside the sandbox's own */
 #define GATEWAY_HOST "127.77.0.1"
 #define GATEWAY_PORT 8000
+#define HOSTS "127.0.0.1 localhost sandbox\n" GATEWAY_HOST " gateway\n"
 
-static int control;
+static int control, image; /* image: the root comes from a directory that somebody else has filled */
 
 static void __attribute__((noreturn)) fail(const char *stage) {
     send_failure(control, stage, errno);
@@ -42,12 +44,34 @@ static const char *next(const char **at) {
 }
 
 static int put(const char *path, const char *text) {
-    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
     if (fd < 0)
         return -1;
     ssize_t n = write(fd, text, strlen(text));
     close(fd);
     return n < 0 ? -1 : 0;
+}
+
+static int is_image(const char *key) { return key[strlen(key) - 1] == '/'; }
+
+static int append(const char *path, const char *text) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644);
+    if (fd < 0)
+        return -1;
+    ssize_t n = write(fd, text, strlen(text));
+    close(fd);
+    return n < 0 ? -1 : 0;
+}
+
+/* Make the directory `at` unless it is there; a symlink in an image would lead to the server's files. */
+static void make_one(const char *at, mode_t mode) {
+    struct stat info;
+    if (mkdir(at, mode) == 0)
+        return;
+    if (errno != EEXIST || (image && lstat(at, &info)))
+        fail(at + 2);
+    if (image && !S_ISDIR(info.st_mode))
+        errno = ENOTDIR, fail(at + 2);
 }
 
 /* Make the directory `path` (absolute, inside the box) below the mount point /b, parents first. */
@@ -58,12 +82,10 @@ static void make(const char *path, mode_t mode) {
     for (char *slash = at + 3; *slash; slash++)
         if (*slash == '/') {
             *slash = 0;
-            if (mkdir(at, 0755) && errno != EEXIST)
-                fail(path);
+            make_one(at, 0755);
             *slash = '/';
         }
-    if (mkdir(at, mode) && errno != EEXIST)
-        fail(path);
+    make_one(at, mode);
 }
 
 static void limit_by_cgroup(const struct box *b, const char *name) {
@@ -134,6 +156,16 @@ static void make_devices(void) {
 static void make_names(uint32_t uid, const char *home) {
     char text[4400];
     make("/etc", 0755);
+    if (image) { /* has names of its own: ours is added */
+        snprintf(text, sizeof text, "agent:x:%u:%u:agent:%s:/bin/sh\n", uid, uid, home);
+        if (append("/b/etc/passwd", text))
+            fail("/etc/passwd");
+        snprintf(text, sizeof text, "agent:x:%u:\n", uid);
+        unlink("/b/etc/hosts"), unlink("/b/etc/hostname");
+        if (append("/b/etc/group", text) || put("/b/etc/hosts", HOSTS) || put("/b/etc/hostname", "sandbox\n"))
+            fail("/etc");
+        return;
+    }
     snprintf(text, sizeof text,
              "root:x:0:0:root:/nonexistent:/bin/sh\nagent:x:%u:%u:agent:%s:/bin/sh\n"
              "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
@@ -141,8 +173,8 @@ static void make_names(uint32_t uid, const char *home) {
     if (put("/b/etc/passwd", text))
         fail("/etc/passwd");
     snprintf(text, sizeof text, "root:x:0:\nagent:x:%u:\nnogroup:x:65534:\n", uid);
-    if (put("/b/etc/group", text) || put("/b/etc/hosts", "127.0.0.1 localhost sandbox\n127.77.0.1 gateway\n") ||
-        put("/b/etc/hostname", "sandbox\n") || put("/b/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"))
+    if (put("/b/etc/group", text) || put("/b/etc/hosts", HOSTS) || put("/b/etc/hostname", "sandbox\n") ||
+        put("/b/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"))
         fail("/etc");
 }
 
@@ -153,6 +185,8 @@ static void bind_all(const struct request *r, const char **at) {
         snprintf(path, sizeof path, "%.*s", (int)strcspn(key, "\n"), key);
         snprintf(from, sizeof from, "/m/%d", bind_index(key));
         snprintf(to, sizeof to, "/b%s", path);
+        if (is_image(key))
+            continue;
         struct stat source, target;
         if (stat(from, &source))
             fail(path);
@@ -173,12 +207,34 @@ static void bind_all(const struct request *r, const char **at) {
     }
 }
 
+/* Lay the image below /b, where the tmpfs is: what the sandbox writes goes there, the image stays as it is. */
+static void lay_image(const struct box *b, const char *key) {
+    char options[128];
+    int length = snprintf(options, sizeof options, "lowerdir=/m/%d,upperdir=/b/u,workdir=/b/w,xino=on%s",
+                          bind_index(key), b->rootless ? ",userxattr" : "");
+    if (mkdir("/b/u", 0755) || mkdir("/b/w", 0755) || length >= (int)sizeof options ||
+        mount("sandbox", "/b", "overlay", MS_NOSUID, options))
+        fail("mounting the image as an overlay");
+    if (rmdir("/b/dev") && errno != ENOENT) /* devices of any kind might be in it */
+        fail("the image's /dev is not empty; import it with palmette sandbox images build");
+}
+
+static uid_t keeper; /* of what the image holds in the work directory */
+
+static int hand_over(const char *path, const struct stat *info, int kind, struct FTW *at) {
+    (void)info, (void)kind, (void)at;
+    return lchown(path, keeper, keeper);
+}
+
 static void make_root(const struct box *b, const char *at) {
     const struct request *r = &b->request;
     char options[128];
     snprintf(options, sizeof options, "size=%um,nr_inodes=%u,mode=755", r->disk_mb, r->inodes + SYSTEM_INODES);
     if (mount("sandbox", "/b", "tmpfs", MS_NOSUID, options))
         fail("mounting the root tmpfs");
+    image = !r->links && r->binds && is_image(at);
+    if (image)
+        lay_image(b, at);
     for (uint32_t i = 0; i < r->links; i++) {
         char path[4200];
         const char *target = next(&at);
@@ -190,7 +246,8 @@ static void make_root(const struct box *b, const char *at) {
     for (uint32_t i = 0; i < r->binds; i++)
         next(&directories);
     make_devices();
-    make_names(r->uid, directories);
+    const char *workdir = directories;
+    make_names(r->uid, workdir);
     umask(0);
     for (uint32_t i = 0; i < r->directories; i++) {
         const char *path = next(&directories);
@@ -202,6 +259,11 @@ static void make_root(const struct box *b, const char *at) {
             fail(path);
     }
     umask(022);
+    char home[4200];
+    snprintf(home, sizeof home, "/b%s", workdir);
+    keeper = r->uid;
+    if (image && !b->rootless && nftw(home, hand_over, 16, FTW_PHYS | FTW_MOUNT))
+        fail("the image's work directory");
     bind_all(r, &at);
     make("/proc", 0555);
     if (mount("proc", "/b/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))

@@ -16,8 +16,8 @@ enum how { EXITED, SIGNALLED, TIMED_OUT };
 #define REQUEST_MAX (64 * 1024) /* of one frame to the fork server */
 
 /* To the fork server, with the sandbox's end of the control socket. Strings follow, each ended by NUL: the name, then
- * `links` pairs (target, path), then `binds` pairs (key, path; a key holds the path and its inode), then `directories`
- * paths, writable, the first of them the work directory. */
+ * `links` pairs (target, path), then `binds` keys (path and inode; with "\n/" at its end the first is a whole root file
+ * system, the lower layer of an overlay), then `directories`, writable, the first of them the work directory. */
 struct request {
     uint32_t uid, memory_mb, pids, disk_mb, inodes, output_bytes, ttl_ms, gateway, links, binds, directories;
 };
