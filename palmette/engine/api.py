@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
@@ -41,6 +41,9 @@ class Completion:
     version: int
 
 
+Each = Callable[[int, float], None]  # takes a token id and its log-prob, in the event loop that asked
+
+
 class EngineError(Exception):
     """The engine failed to answer: an infrastructure failure, never a reward."""
 
@@ -77,4 +80,16 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Stop; requests still under way raise `EngineError`. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class StreamingEngine(Engine, Protocol):
+    """An engine that can also tell tokens while it samples them; an engine without this is still an `Engine`."""
+
+    async def stream(self, prompt_ids: Sequence[int], sampling: Sampling, each: Each) -> Completion:
+        """Do as `complete` does, and call `each` once for every token as it is sampled, in order, before returning.
+
+        After a cancellation `each` is not called any more; after an `EngineError` what it was told counts for nothing.
+        """
         ...

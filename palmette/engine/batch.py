@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from palmette.engine.api import Completion, EngineError, FinishReason, Sampling
+from palmette.engine.api import Completion, Each, EngineError, FinishReason, Sampling
 from palmette.engine.forward import Forward
 from palmette.engine.prefix import BLOCK, PrefixCache
 from palmette.engine.sample import Draws, draw
@@ -28,6 +28,7 @@ class Request:
     stop_ids: frozenset[int]
     limit: int  # most tokens to sample, the context taken into account
     reply: Reply
+    each: Each | None = None  # told every token as it is sampled, on the engine's thread
     cancelled: bool = False
 
 
@@ -109,7 +110,10 @@ class Batch:
             row = self._rows[index]
             row.ids.append(token)
             row.logprobs.append(logprob)
-            if (answer := _answer(row, version)) is not None:
+            answer = _answer(row, version)
+            if row.request.each is not None and not isinstance(answer, EngineError):
+                row.request.each(token, logprob)
+            if answer is not None:
                 done.append((index, answer))
         self.counts.sampled += len(self._rows)
         self.counts.steps += 1

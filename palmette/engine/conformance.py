@@ -10,7 +10,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from palmette.engine.api import Completion, ContextExhausted, Engine, EngineError, FinishReason, Sampling
+from palmette.engine.api import (
+    Completion,
+    ContextExhausted,
+    Engine,
+    EngineError,
+    FinishReason,
+    Sampling,
+    StreamingEngine,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +151,40 @@ async def check_cancel(subject: Subject) -> None:
     await engine.close()
 
 
+async def check_stream(subject: Subject) -> None:
+    """A stream tells what `complete` returns, token by token; a cancelled one falls silent at once.
+
+    Nothing is checked of an engine that does not stream.
+    """
+    engine = subject.make()
+    if isinstance(engine, StreamingEngine):
+        prompt, sampling = _prompt(subject, 6), Sampling(max_tokens=24, seed=3)
+        told: list[tuple[int, float]] = []
+        streamed = await engine.stream(prompt, sampling, lambda token, logprob: told.append((token, logprob)))
+        assert told == list(zip(streamed.token_ids, streamed.logprobs, strict=True))
+        whole = await engine.complete(prompt, sampling)
+        assert (streamed.token_ids, streamed.finish_reason) == (whole.token_ids, whole.finish_reason)
+        _assert_close(streamed.logprobs, whole.logprobs)
+        await _check_silence(engine, prompt, sampling)
+    await engine.close()
+
+
+async def _check_silence(engine: StreamingEngine, prompt: tuple[int, ...], sampling: Sampling) -> None:
+    """Cancel at the third token: an engine that tells all of them at its end would go on."""
+    heard: list[int] = []
+
+    def each(token: int, logprob: float) -> None:
+        heard.append(token)
+        if len(heard) == 3:
+            streaming.cancel()
+
+    streaming = asyncio.ensure_future(engine.stream(prompt, sampling, each))
+    await asyncio.gather(streaming, return_exceptions=True)
+    assert streaming.cancelled()
+    assert len((await engine.complete(prompt, sampling)).token_ids) == 24
+    assert len(heard) == 3, f"{len(heard)} tokens were told, although the third cancelled the request"
+
+
 async def check_load(subject: Subject) -> None:
     """What was asked before a load keeps the old version; afterwards the new one is carried, cached prefixes or not."""
     engine = subject.make()
@@ -187,6 +229,7 @@ CHECKS: tuple[Callable[[Subject], Awaitable[None]], ...] = (
     check_concurrent,
     check_seeds,
     check_cancel,
+    check_stream,
     check_load,
     check_close,
 )

@@ -8,13 +8,13 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from palmette.engine.api import Completion, ContextExhausted, EngineError, Sampling
+from palmette.engine.api import Completion, ContextExhausted, Each, EngineError, Sampling
 from palmette.engine.batch import Batch, Reply, Request
 from palmette.engine.fit import check_fit, context_of, prove_fit
 from palmette.engine.forward import Forward
@@ -107,29 +107,18 @@ class LocalEngine:
 
     async def complete(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
         """Sample one completion. Raises `ContextExhausted`, `EngineError`, `ValueError` (ids not in vocabulary)."""
-        prompt = self._checked(prompt_ids, least=1)
-        if len(prompt) >= self._context:
-            raise ContextExhausted(f"the prompt has {len(prompt)} tokens, the context {self._context}")
-        if sampling.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, not {sampling.max_tokens}")
-        seed = int.from_bytes(os.urandom(8)) if sampling.seed is None else sampling.seed
-        return await self._ask(
-            lambda reply: Request(
-                prompt_ids=prompt,
-                sampling=sampling,
-                seed=seed & (2**64 - 1),
-                stop_ids=self._stop_ids | frozenset(sampling.stop_ids),
-                limit=min(sampling.max_tokens, self._context - len(prompt)),
-                reply=reply,
-            )
-        )
+        return await self._complete(prompt_ids, sampling, None)
+
+    async def stream(self, prompt_ids: Sequence[int], sampling: Sampling, each: Each) -> Completion:
+        """Do as `complete` does, and tell `each` every token as it is sampled."""
+        return await self._complete(prompt_ids, sampling, each)
 
     async def score(self, token_ids: Sequence[int]) -> tuple[float, ...]:
         """Return log p(token t | tokens before t) for t = 1..T-1 (T-1 numbers, temperature 1)."""
         ids = self._checked(token_ids, least=1)
         if len(ids) > self._context:
             raise ContextExhausted(f"the sequence has {len(ids)} tokens, the context {self._context}")
-        return await self._ask(lambda reply: _Score(ids, reply))
+        return await self._ask(lambda reply, _: _Score(ids, reply))
 
     async def load(self, weights: Mapping[str, Any], version: int) -> None:
         """Replace the weights: what was asked before finishes under the old ones, what is asked later waits.
@@ -137,7 +126,7 @@ class LocalEngine:
         Every cached prefix is forgotten. Weights may miss tied parameters. Raises `EngineError` for weights that do
         not fit, and then keeps the old ones.
         """
-        await self._ask(lambda reply: _Load(weights, version, reply))
+        await self._ask(lambda reply, _: _Load(weights, version, reply))
 
     async def close(self) -> None:
         """Stop; requests still under way raise `EngineError`. The model gets its own attention back. Idempotent."""
@@ -161,6 +150,26 @@ class LocalEngine:
             "prefix_tokens": self._prefix.tokens,
         }
 
+    async def _complete(self, prompt_ids: Sequence[int], sampling: Sampling, each: Each | None) -> Completion:
+        prompt = self._checked(prompt_ids, least=1)
+        if len(prompt) >= self._context:
+            raise ContextExhausted(f"the prompt has {len(prompt)} tokens, the context {self._context}")
+        if sampling.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {sampling.max_tokens}")
+        seed = int.from_bytes(os.urandom(8)) if sampling.seed is None else sampling.seed
+        return await self._ask(
+            lambda reply, tell: Request(
+                prompt_ids=prompt,
+                sampling=sampling,
+                seed=seed & (2**64 - 1),
+                stop_ids=self._stop_ids | frozenset(sampling.stop_ids),
+                limit=min(sampling.max_tokens, self._context - len(prompt)),
+                reply=reply,
+                each=tell,
+            ),
+            each,
+        )
+
     def _checked(self, ids: Sequence[int], least: int) -> tuple[int, ...]:
         checked = tuple(map(int, ids))
         if len(checked) < least:
@@ -169,7 +178,7 @@ class LocalEngine:
             raise ValueError(f"token ids must lie in 0..{self._vocab - 1}, the model's vocabulary")
         return checked
 
-    async def _ask(self, make: Any) -> Any:
+    async def _ask(self, make: Callable[[Reply, Each | None], Any], each: Each | None = None) -> Any:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
 
@@ -185,7 +194,15 @@ class LocalEngine:
             with contextlib.suppress(RuntimeError):  # the loop that asked is closed: nobody waits any more
                 loop.call_soon_threadsafe(settle, answer)
 
-        item = make(reply)
+        def told(token: int, logprob: float) -> None:
+            if each is not None and not future.done():
+                each(token, logprob)
+
+        def tell(token: int, logprob: float) -> None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(told, token, logprob)
+
+        item = make(reply, tell if each is not None else None)
         with self._wake:
             if self._closed:
                 raise EngineError("the engine is closed")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from palmette.engine.api import Completion, ContextExhausted, EngineError, FinishReason, Sampling
+from palmette.engine.api import Completion, ContextExhausted, Each, EngineError, FinishReason, Sampling
 
 Script = Callable[[Sequence[int]], Sequence[int]] | Sequence[Sequence[int]]
 
@@ -17,7 +17,7 @@ class ScriptedEngine:
     A completion is cut after a stop id of the request and at `max_tokens` or the context's end, as a model's would
     be; a script that ends by itself counts as stopped. `calls` are the prompts in the order they came. Log-probs are
     a fixed function of a token and its position, so `score` agrees with `complete`. `delay_s` is how long each
-    request stays under way.
+    request stays under way; while streaming, its tokens come evenly over that time.
     """
 
     def __init__(
@@ -42,22 +42,17 @@ class ScriptedEngine:
 
     async def complete(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
         """Replay one completion. Raises `ContextExhausted`, `ValueError`; `EngineError` when the script is over."""
-        prompt, version = _checked(prompt_ids), self._version
-        if len(prompt) >= self._context:
-            raise ContextExhausted(f"the prompt has {len(prompt)} tokens, the context {self._context}")
-        if sampling.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, not {sampling.max_tokens}")
-        self._check_open()
-        self.calls.append(prompt)
-        token_ids, reason = _cut(self._next(prompt), sampling, self._context - len(prompt))
-        if self._delay_s:
-            await self._wait()
-        return Completion(
-            token_ids=token_ids,
-            logprobs=tuple(_logprob(t, len(prompt) + i) for i, t in enumerate(token_ids)),
-            finish_reason=reason,
-            version=version,
-        )
+        completion = self._answer(prompt_ids, sampling)
+        await self._wait(self._delay_s)
+        return completion
+
+    async def stream(self, prompt_ids: Sequence[int], sampling: Sampling, each: Each) -> Completion:
+        """Do as `complete` does, and tell `each` every token."""
+        completion = self._answer(prompt_ids, sampling)
+        for token, logprob in zip(completion.token_ids, completion.logprobs, strict=True):
+            await self._wait(self._delay_s / len(completion.token_ids))
+            each(token, logprob)
+        return completion
 
     async def score(self, token_ids: Sequence[int]) -> tuple[float, ...]:
         """Return the fixed log-probs of tokens 1..T-1."""
@@ -76,6 +71,22 @@ class ScriptedEngine:
         """Stop; requests still under way raise `EngineError`. Idempotent."""
         self._closed.set()
 
+    def _answer(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
+        prompt, version = _checked(prompt_ids), self._version
+        if len(prompt) >= self._context:
+            raise ContextExhausted(f"the prompt has {len(prompt)} tokens, the context {self._context}")
+        if sampling.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {sampling.max_tokens}")
+        self._check_open()
+        self.calls.append(prompt)
+        token_ids, reason = _cut(self._next(prompt), sampling, self._context - len(prompt))
+        return Completion(
+            token_ids=token_ids,
+            logprobs=tuple(_logprob(t, len(prompt) + i) for i, t in enumerate(token_ids)),
+            finish_reason=reason,
+            version=version,
+        )
+
     def _next(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
         if callable(self._script):
             token_ids = self._script(prompt)
@@ -89,9 +100,12 @@ class ScriptedEngine:
         if self._closed.is_set():
             raise EngineError("the engine is closed")
 
-    async def _wait(self) -> None:
+    async def _wait(self, delay_s: float) -> None:
+        if not delay_s:
+            await asyncio.sleep(0)
+            return
         try:
-            await asyncio.wait_for(self._closed.wait(), self._delay_s)
+            await asyncio.wait_for(self._closed.wait(), delay_s)
         except TimeoutError:
             return
         raise EngineError("the engine was closed")
