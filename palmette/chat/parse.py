@@ -98,6 +98,16 @@ _MARKS = {
 }
 
 
+BEGINNINGS: dict[Syntax, tuple[str, ...]] = {
+    hermes: ("<tool_call>",),
+    llama: ("<|python_tag|>",),
+    mistral: ("[TOOL_CALLS]",),
+}
+"""What begins a call anywhere in an answer."""
+BEGINNINGS_AT_START: dict[Syntax, tuple[str, ...]] = {llama: ("{",)}
+"""What begins a call where an answer begins with it."""
+
+
 def syntaxes_of(template: str) -> tuple[Syntax, ...]:
     """Return the syntaxes that a chat template itself writes; all of them if it writes none."""
     named = tuple(name for name in SYNTAXES if any(mark in template for mark in _MARKS[name]))

@@ -11,8 +11,9 @@ from typing import Any
 
 from palmette.chat.control import Control
 from palmette.chat.form import Form, find_form, schema, tell
+from palmette.chat.live import Live
 from palmette.chat.message import Message, Tool
-from palmette.chat.parse import hermes, read, syntaxes_of
+from palmette.chat.parse import BEGINNINGS, BEGINNINGS_AT_START, hermes, read, syntaxes_of
 from palmette.errors import UserError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
@@ -137,6 +138,28 @@ class Renderer:
         if ids and ids[-1] in self.stop_ids:
             ids.pop()
         return read(self.decode(ids), self._syntaxes, thinking=self._thinking)
+
+    def live(self) -> Live:
+        """Return a follower of one answer that is being sampled; see `palmette.chat.live`."""
+        from tokenizers.decoders import DecodeStream
+
+        stream: Any = DecodeStream(skip_special_tokens=False)
+
+        def step(token_id: int) -> str | None:
+            nonlocal stream
+            try:
+                return stream and stream.step(self._backend, token_id)
+            except Exception:  # of no narrower type: this decoder cannot decode piece by piece
+                stream = None
+                return None
+
+        return Live(
+            step,
+            marks=[mark for syntax in self._syntaxes for mark in BEGINNINGS[syntax]],
+            marks_at_start=[mark for syntax in self._syntaxes for mark in BEGINNINGS_AT_START.get(syntax, ())],
+            thinking=self._thinking,
+            silent=self.stop_ids,
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`, control tokens included."""
