@@ -14,30 +14,33 @@ import contextlib
 import errno
 import secrets
 import socket
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from palmette.chat.template import Renderer
 from palmette.engine.api import Engine, Sampling
 from palmette.errors import UserError
 from palmette.gateway import openai_chat, refusal
+from palmette.gateway.call import Call
+from palmette.gateway.dialect import Dialect
+from palmette.gateway.dialect import Request as Asked
+from palmette.gateway.incoming import key_of, name_of, read_body, while_connected
 from palmette.gateway.refusal import Refusal
 from palmette.gateway.session import Failure, Session
+from palmette.gateway.stream import EventStream, events
 
+DIALECTS: dict[str, Dialect] = {"/v1/chat/completions": openai_chat.DIALECT}
 MODEL_NAME = "palmette"
 PUBLIC_SAMPLING = Sampling(max_tokens=2048)  # of a session that a request without a rollout opens for itself
-
-_T = TypeVar("_T")
 
 
 class Gateway:
@@ -121,15 +124,13 @@ class Gateway:
     # ------------------------------------------------------------ routes
 
     def _app(self) -> Starlette:
-        chat = "/v1/chat/completions"
+        routes: list[Route] = [Route("/health", self._health, methods=["GET"])]
+        for base in ("", "/s/{key}"):
+            for path, dialect in DIALECTS.items():
+                routes.append(Route(base + path, self._answering(dialect), methods=["POST"]))
+            routes.append(Route(base + "/v1/models", self._models, methods=["GET"]))
         return Starlette(
-            routes=[
-                Route("/s/{key}" + chat, self._chat, methods=["POST"]),
-                Route(chat, self._chat, methods=["POST"]),
-                Route("/s/{key}/v1/models", self._models, methods=["GET"]),
-                Route("/v1/models", self._models, methods=["GET"]),
-                Route("/health", self._health, methods=["GET"]),
-            ],
+            routes=routes,
             exception_handlers={
                 Refusal: _refused,
                 HTTPException: _not_served,
@@ -138,25 +139,55 @@ class Gateway:
             },
         )
 
-    async def _chat(self, request: Request) -> Response:
-        session = self._session_of(request)
+    def _answering(self, dialect: Dialect) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            session = self._session_of(request)
+            with self._admitted(session) as slot:
+                body = await read_body(request, self._max_body_bytes)
+                asked = dialect.read(body)
+                name, again = name_of(request, body)
+                call = session.ask(asked.ask, self.engine, self.renderer, name=name, again=again, live=asked.stream)
+                if asked.stream:
+                    return await self._streamed(request, session, asked, call, slot.pop_all())
+                with call.following():
+                    turn = await while_connected(request, session.turn(call))
+                    call.delivered = True
+                return Response(asked.write(turn, self.renderer), media_type="application/json")
+
+        return answer
+
+    async def _streamed(
+        self, request: Request, session: Session, asked: Asked, call: Call, slot: contextlib.ExitStack
+    ) -> Response:
+        """Return the stream once its first token is there; it holds the slot to its end. Raises `Refusal`."""
+
+        async def held() -> AsyncGenerator[bytes, None]:
+            with slot:
+                async with contextlib.aclosing(events(asked, session, call, self.renderer)) as told:
+                    async for event in told:
+                        yield event
+
+        rest = held()
+        try:
+            first = await while_connected(request, anext(rest))
+        except BaseException:
+            await rest.aclose()
+            raise
+        return EventStream(request, first, rest, media_type=asked.media_type, ping=asked.ping)
+
+    @contextlib.contextmanager
+    def _admitted(self, session: Session) -> Iterator[contextlib.ExitStack]:
+        """Take one of the places of requests under way; the stack gives it back. Raises `Refusal` (429)."""
         if self._under_way >= self._max_under_way:
             session.failure = Failure.OVERLOADED
             raise refusal.overloaded(retry_after_s=1)
         self._under_way += 1
-        try:
-            body = await _body(request, self._max_body_bytes)
-            asked = openai_chat.read(body)
-            answering = session.answer(asked.ask, self.engine, self.renderer, once=_once(request, body))
-            turn = await _while_connected(request, answering)
-        finally:
-            self._under_way -= 1
-        if asked.stream:
-            events = openai_chat.stream(asked, turn, self.renderer)
-            return StreamingResponse(
-                _each(events), media_type="text/event-stream", headers={"cache-control": "no-cache"}
-            )
-        return Response(openai_chat.write(asked, turn, self.renderer), media_type="application/json")
+        with contextlib.ExitStack() as slot:
+            slot.callback(self._leave)
+            yield slot
+
+    def _leave(self) -> None:
+        self._under_way -= 1
 
     async def _models(self, request: Request) -> Response:
         if "key" in request.path_params:
@@ -174,12 +205,12 @@ class Gateway:
             if session is None:
                 raise refusal.unknown_session()
             return session
-        bearer = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        session = self._sessions.get(bearer)
+        key = key_of(request)
+        session = self._sessions.get(key)
         if session is not None:
             return session
         if self._public_key is not None and (
-            not self._public_key or secrets.compare_digest(bearer.encode(), self._public_key.encode())
+            not self._public_key or secrets.compare_digest(key.encode(), self._public_key.encode())
         ):
             return Session(self._public_sampling, honour_sampling=True, tokenising=self._tokenising)
         raise Refusal(401, "Incorrect API key provided.", code="invalid_api_key", kind="authentication_error")
@@ -216,63 +247,18 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    """Return the body. Raises `Refusal` (413) as soon as it is known to pass `limit` bytes."""
-    too_large = Refusal(413, f"The request body is larger than {limit} bytes.", code="request_too_large")
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        raise too_large
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise too_large
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-async def _while_connected(request: Request, answering: Coroutine[Any, Any, _T]) -> _T:
-    """Await `answering`, cancelling it when the client goes away. Raises `ClientDisconnect`."""
-    answer = asyncio.ensure_future(answering)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise ClientDisconnect
-        return answer.result()
-    finally:
-        answer.cancel()
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _once(request: Request, body: bytes) -> str | None:
-    """Return the name under which a retry of this request is recognised: its idempotency key and its content."""
-    name = request.headers.get("idempotency-key") or request.headers.get("x-request-id")
-    return f"{name}/{blake2b(body, digest_size=16).hexdigest()}" if name else None
-
-
-async def _each(events: Iterator[bytes]) -> AsyncIterator[bytes]:
-    for event in events:
-        yield event
-
-
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(orjson.dumps(value), status, headers, media_type="application/json")
 
 
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    return _json(error.body, error.status, error.headers)
+    return _json(_dialect_of(request).refuse(error), error.status, error.headers)
 
 
 def _not_served(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _json(Refusal(error.status_code, f"{error.detail}: no such route here.").body, error.status_code)
+    return _refused(request, Refusal(error.status_code, f"{error.detail}: no such route here."))
 
 
 def _left(request: Request, error: Exception) -> Response:
@@ -280,4 +266,10 @@ def _left(request: Request, error: Exception) -> Response:
 
 
 def _broken(request: Request, error: Exception) -> Response:
-    return _json(Refusal(500, "The gateway failed; its log says why.", kind="server_error").body, 500)
+    return _refused(request, refusal.broken())
+
+
+def _dialect_of(request: Request) -> Dialect:
+    """Return the dialect whose errors the sender of a request understands, also where no route is."""
+    path = request.url.path
+    return next((dialect for end, dialect in DIALECTS.items() if path.endswith(end)), openai_chat.DIALECT)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
-from palmette.gateway.refusal import malformed
+from palmette.gateway.refusal import malformed, unsupported
 
 MAX_DEPTH = 64  # of nested JSON; deeper values are refused before anything recurses over them
+
+Fate = Literal["honoured", "imposed", "ignored", "refused"]
+"""What becomes of a field: "imposed" ones are decided by the rollout and heeded only where there is no rollout."""
+
+
+def check_table(
+    fields: Mapping[str, Any], table: Mapping[str, Fate], allowed: Mapping[str, tuple[Any, ...]], prefix: str = ""
+) -> None:
+    """Raise `Refusal` for the first refused field that holds anything but null or one of its `allowed` values."""
+    for name, fate in table.items():
+        value = fields.get(name)
+        if fate == "refused" and value is not None and not _among(value, allowed.get(name, ())):
+            raise unsupported(prefix + name)
 
 
 def read_json(text: bytes, at: str) -> Any:
@@ -58,12 +71,45 @@ def read_number(fields: Mapping[str, Any], name: str, least: float, most: float)
     return float(value)
 
 
+def read_list(fields: Mapping[str, Any], name: str, prefix: str = "") -> list[Any]:
+    """Return a list field; absent and null are empty."""
+    value = fields.get(name)
+    if value is not None and not isinstance(value, list):
+        raise malformed(prefix + name, "expected a list.")
+    return value or []
+
+
+def read_model(fields: Mapping[str, Any]) -> str:
+    """Return the model's name, which is echoed and chooses nothing: a session has one model."""
+    value = fields.get("model")
+    if value is not None and not isinstance(value, str):
+        raise malformed("model", "expected a string.")
+    return value or "palmette"
+
+
+def read_description(fields: Mapping[str, Any], at: str) -> str:
+    """Return the `description` of the object at `at`; absent and null are empty."""
+    value = fields.get("description")
+    if value is not None and not isinstance(value, str):
+        raise malformed(f"{at}.description", "expected a string.")
+    return value or ""
+
+
+def read_schema(value: Any, at: str) -> dict[str, Any]:
+    """Return a tool's JSON schema as one of type object with properties: templates count on both, agents do not."""
+    return {"type": "object", "properties": {}} | read_object({} if value is None else value, at)
+
+
 def read_string(fields: Mapping[str, Any], name: str, at: str) -> str:
     """Return a string field of the object at `at`, which must not be empty."""
     value = fields.get(name)
     if not isinstance(value, str) or not value:
         raise malformed(f"{at}.{name}", "expected a string that is not empty.")
     return value
+
+
+def _among(value: Any, allowed: Sequence[Any]) -> bool:
+    return any(type(value) is type(one) and value == one for one in allowed)  # true is not 1
 
 
 def _deeper_than(value: Any, limit: int) -> bool:

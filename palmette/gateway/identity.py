@@ -1,50 +1,94 @@
 """When two requests mean the same conversation, although agents rewrite what they were given.
 
-Agents send back what the gateway answered with other spaces, key order, call ids, cache marks and extra keys
-(`scaffolds_and_benchmarks.md` 3.1 lists who does what). A conversation is therefore known by a chain of digests over
-what its messages *say*: roles, text, and calls as parsed arguments, with call ids replaced by the call's position.
-Reasoning is left out: agents drop or keep it, and the sampled tokens hold it anyway.
+Agents send back what the gateway answered with other spaces, key order, call ids, cache marks, inserted defaults and
+extra keys (`docs/agents.md` lists who does what). A conversation is therefore known by a chain of digests over what its
+messages *say*: roles, text, and calls as parsed arguments, with call ids replaced by the call's position. Reasoning is
+left out: agents drop or keep it, and the sampled tokens hold it anyway.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 import orjson
 
-from palmette.chat.message import Message, Tool
+from palmette.chat.message import Message, Tool, ToolCall
+from palmette.gateway.call import Turn
 
 Digest = bytes
 
 
-def start(tools: Sequence[Tool]) -> Digest:
-    """Return the digest of a conversation that offers `tools` and has no message yet."""
-    return _link(b"", [[tool.name, tool.description, _plain(tool.parameters)] for tool in tools])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walk:
+    """A conversation walked along what is known: n + 1 digests of its n messages, and where an answer was ours."""
+
+    digests: tuple[Digest, ...]
+    turns: tuple[Turn | None, ...]  # n: the turn that an assistant message is the answer of
+
+    @property
+    def end(self) -> Digest:
+        """Digest of the whole conversation."""
+        return self.digests[-1]
 
 
-def chain(messages: Iterable[Message], tools: Sequence[Tool]) -> list[Digest]:
-    """Return n + 1 digests: of the empty conversation and after each of n messages."""
-    digests = [start(tools)]
-    positions: dict[str, int] = {}
-    calls = 0
-    for message in messages:
-        digests.append(_link(digests[-1], _said(message, positions)))
-        for call in message.tool_calls:
-            positions[call.id] = calls
-            calls += 1
-    return digests
+class Known:
+    """The conversations that one session has answered."""
 
+    def __init__(self) -> None:
+        self._answers: dict[Digest, list[Turn]] = {}
 
-def follow(digest: Digest, answer: Message) -> Digest:
-    """Return the digest of the conversation `digest` after the assistant's `answer`."""
-    return _link(digest, _said(answer, {}))
+    def walk(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Walk:
+        """Follow a conversation, reading each assistant message as the answer given at that point if it means that."""
+        digest = _link(b"", [[tool.name, tool.description, _plain(tool.parameters)] for tool in tools])
+        digests, turns = [digest], []
+        positions: dict[str, int] = {}
+        calls = 0
+        for message in messages:
+            turn = self._answer(digest, message) if message.role == "assistant" else None
+            digest = _link(digest, _said(turn.answer if turn else message, positions))
+            digests.append(digest)
+            turns.append(turn)
+            for call in message.tool_calls:
+                positions[call.id] = calls
+                calls += 1
+        return Walk(digests=tuple(digests), turns=tuple(turns))
+
+    def learn(self, walk: Walk, turn: Turn) -> Digest:
+        """Remember the answer to a conversation; return the digest of both."""
+        self._answers.setdefault(walk.end, []).append(turn)
+        return _link(walk.end, _said(turn.answer, {}))
+
+    def _answer(self, digest: Digest, message: Message) -> Turn | None:
+        """Return the turn whose answer `message` is: the latest that says the same, else one with defaults inserted."""
+        turns = self._answers.get(digest, [])
+        said = _link(b"", _said(message, {}))
+        same = (turn for turn in reversed(turns) if _link(b"", _said(turn.answer, {})) == said)
+        near = (turn for turn in reversed(turns) if _grown(turn.answer, message))
+        return next(same, None) or next(near, None)
 
 
 def call_ids(messages: Iterable[Message]) -> list[str]:
     """Return the ids of all calls in order: the id at index p is that of the call at position p."""
     return [call.id for message in messages for call in message.tool_calls]
+
+
+def _grown(answer: Message, message: Message) -> bool:
+    """Say whether `message` is `answer` with arguments added to calls that carry our ids (Claude Code does so)."""
+    return (
+        bool(answer.tool_calls)
+        and answer.content.strip() == message.content.strip()
+        and len(answer.tool_calls) == len(message.tool_calls)
+        and all(_grew(*pair) for pair in zip(answer.tool_calls, message.tool_calls, strict=True))
+    )
+
+
+def _grew(ours: ToolCall, theirs: ToolCall) -> bool:
+    kept = {name: theirs.arguments[name] for name in ours.arguments if name in theirs.arguments}
+    same = _link(b"", _plain(kept)) == _link(b"", _plain(ours.arguments))
+    return same and (ours.id, ours.name) == (theirs.id, theirs.name)
 
 
 def _said(message: Message, positions: Mapping[str, int]) -> list[Any]:

@@ -1,23 +1,36 @@
-"""The Chat Completions dialect: a body becomes an `Ask`, a `Turn` becomes a response or a stream of chunks."""
+"""The Chat Completions dialect: a body becomes an `Ask`, a turn becomes a response or a stream of chunks."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
+from palmette.chat.live import Said
 from palmette.chat.message import ToolCall
 from palmette.chat.template import Renderer
 from palmette.engine.api import FinishReason
-from palmette.gateway.fields import read_flag, read_integer, read_json, read_number, read_object
+from palmette.gateway import sse
+from palmette.gateway.ask import Ask
+from palmette.gateway.call import Call, Turn
+from palmette.gateway.dialect import Dialect
+from palmette.gateway.fields import (
+    Fate,
+    check_table,
+    read_flag,
+    read_integer,
+    read_json,
+    read_model,
+    read_number,
+    read_object,
+)
 from palmette.gateway.openai_messages import read_messages, read_tools
-from palmette.gateway.refusal import Refusal
-from palmette.gateway.session import Ask, Turn
+from palmette.gateway.refusal import Refusal, openai_error
 
-FIELDS: dict[str, Literal["honoured", "imposed", "ignored", "refused"]] = {
+FIELDS: dict[str, Fate] = {
     "messages": "honoured",
     "tools": "honoured",
     "tool_choice": "honoured",  # "none" hides the tools; "required" and a named tool are read as "auto"
@@ -27,7 +40,7 @@ FIELDS: dict[str, Literal["honoured", "imposed", "ignored", "refused"]] = {
     "stream_options": "honoured",
     "logprobs": "honoured",
     "return_token_ids": "honoured",
-    "model": "honoured",  # echoed: a session has one model
+    "model": "honoured",  # echoed: a session has one model, reached under any name
     "temperature": "imposed",  # the rollout decides; heeded by `palmette serve`, where there is no rollout
     "top_p": "imposed",
     "top_k": "imposed",
@@ -49,6 +62,7 @@ FIELDS: dict[str, Literal["honoured", "imposed", "ignored", "refused"]] = {
     "reasoning_effort": "ignored",
     "prompt_cache_key": "ignored",
     "metadata": "ignored",
+    "thinking": "ignored",
     "store": "ignored",
     "user": "ignored",
     "service_tier": "ignored",
@@ -74,15 +88,38 @@ class ChatRequest:
     include_usage: bool
     logprobs: bool
     return_token_ids: bool
+    media_type: str = sse.MEDIA_TYPE
+    ping: bytes = sse.COMMENT
+
+    def write(self, turn: Turn, renderer: Renderer) -> bytes:
+        """Return the body of a response that is not streamed."""
+        completion = turn.completion
+        choice: dict[str, Any] = {
+            "index": 0,
+            "message": _answer(turn),
+            "finish_reason": _finish_reason(turn),
+            "logprobs": logprobs(completion.token_ids, completion.logprobs, renderer) if self.logprobs else None,
+        }
+        body = self.envelope(turn.id, "chat.completion") | {"choices": [choice], "usage": _usage(turn)}
+        body["system_fingerprint"] = _fingerprint(turn)
+        if self.return_token_ids:
+            choice["token_ids"] = completion.token_ids
+            body["prompt_token_ids"] = turn.prompt_ids
+        return orjson.dumps(body)
+
+    def writer(self, call: Call, renderer: Renderer) -> _Writer:
+        """Return what writes a streamed response: role, text, calls, finish, usage if asked, [DONE]."""
+        return _Writer(self, call, renderer)
+
+    def envelope(self, identity: str, kind: str) -> dict[str, Any]:
+        """Return what every object of an answer has."""
+        return {"id": f"chatcmpl-{identity}", "object": kind, "created": int(time.time()), "model": self.model}
 
 
 def read(body: bytes) -> ChatRequest:
     """Parse a request body. Raises `Refusal` (400) naming the field that is wrong."""
     fields = read_object(read_json(body, "body"), "body")
-    for name, fate in FIELDS.items():
-        value = fields.get(name)
-        if fate == "refused" and value is not None and value not in _ALLOWED.get(name, ()):
-            raise Refusal(400, f"Unsupported parameter: '{name}' is not supported by this gateway.", param=name)
+    check_table(fields, FIELDS, _ALLOWED)
     options = fields.get("stream_options")
     options = {} if options is None else read_object(options, "stream_options")
     hidden = fields.get("tool_choice") == "none"
@@ -97,10 +134,9 @@ def read(body: bytes) -> ChatRequest:
         top_k=read_integer(fields, "top_k", -1),
         seed=read_integer(fields, "seed"),
     )
-    model = fields.get("model")
     return ChatRequest(
         ask=ask,
-        model=model if isinstance(model, str) else "palmette",
+        model=read_model(fields),
         stream=read_flag(fields, "stream"),
         include_usage=read_flag(options, "include_usage", "stream_options."),
         logprobs=read_flag(fields, "logprobs"),
@@ -108,39 +144,71 @@ def read(body: bytes) -> ChatRequest:
     )
 
 
-def write(request: ChatRequest, turn: Turn, renderer: Renderer) -> bytes:
-    """Return the body of a response that is not streamed."""
-    choice: dict[str, Any] = {
-        "index": 0,
-        "message": _answer(turn),
-        "finish_reason": _finish_reason(turn),
-        "logprobs": _logprobs(turn, renderer) if request.logprobs else None,
-    }
-    body = _envelope(request, turn, "chat.completion") | {"choices": [choice], "usage": _usage(turn)}
-    if request.return_token_ids:
-        choice["token_ids"] = turn.completion.token_ids
-        body["prompt_token_ids"] = turn.prompt_ids
-    return orjson.dumps(body)
+DIALECT = Dialect(name="openai_chat", fields=FIELDS, read=read, refuse=openai_error)
 
 
-def stream(request: ChatRequest, turn: Turn, renderer: Renderer) -> Iterator[bytes]:
-    """Yield the server-sent events of a streamed response: role, text, calls, finish, usage if asked, [DONE]."""
-    envelope = _envelope(request, turn, "chat.completion.chunk")
-    if request.include_usage:
-        envelope["usage"] = None
-    first = {"prompt_token_ids": turn.prompt_ids} if request.return_token_ids else {}
-    for delta in _deltas(turn):
-        yield _event(envelope | first | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
-        first = {}
-    last: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": _finish_reason(turn)}
-    if request.logprobs:
-        last["logprobs"] = _logprobs(turn, renderer)
-    if request.return_token_ids:
-        last["token_ids"] = turn.completion.token_ids
-    yield _event(envelope | {"choices": [last]})
-    if request.include_usage:
-        yield _event(envelope | {"choices": [], "usage": _usage(turn)})
-    yield b"data: [DONE]\n\n"
+class _Writer:
+    """Chunks; the ids and log-probs of tokens whose text is held back come with the next chunk, as vLLM sends them."""
+
+    def __init__(self, request: ChatRequest, call: Call, renderer: Renderer) -> None:
+        self._request = request
+        self._renderer = renderer
+        self._prompt_ids = call.prompt_ids
+        self._envelope = request.envelope(call.id, "chat.completion.chunk")
+        if request.include_usage:
+            self._envelope["usage"] = None
+        self._ids: list[int] = []
+        self._logprobs: list[float] = []
+
+    def begin(self) -> bytes:
+        """Tell the role, and the prompt's ids if asked."""
+        first = {"prompt_token_ids": self._prompt_ids} if self._request.return_token_ids else {}
+        choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+        return sse.event(self._envelope | first | {"choices": [choice]})
+
+    def said(self, pieces: Sequence[Said], token_ids: Sequence[int], logprobs: Sequence[float]) -> bytes:
+        """Tell text, a chunk a piece."""
+        self._ids += token_ids
+        self._logprobs += logprobs
+        names = {"reasoning": "reasoning_content", "content": "content"}
+        return b"".join(self._chunk({names[piece.kind]: piece.text}) for piece in pieces)
+
+    def end(self, turn: Turn) -> bytes:
+        """Tell calls, the reason, usage if asked, and [DONE]."""
+        self._envelope["system_fingerprint"] = _fingerprint(turn)
+        chunks = [self._chunk({"malformed": turn.answer.malformed})] if turn.answer.malformed else []
+        for index, call in enumerate(map(_call, turn.answer.tool_calls)):
+            head = {"index": index, "id": call["id"], "type": "function"}
+            named = head | {"function": {"name": call["function"]["name"], "arguments": ""}}
+            chunks.append(self._chunk({"tool_calls": [named]}))
+            told = {"index": index, "function": {"arguments": call["function"]["arguments"]}}
+            chunks.append(self._chunk({"tool_calls": [told]}))
+        chunks.append(self._chunk({}, _finish_reason(turn)))
+        if self._request.include_usage:
+            chunks.append(sse.event(self._envelope | {"choices": [], "usage": _usage(turn)}))
+        return b"".join([*chunks, b"data: [DONE]\n\n"])
+
+    def fail(self, refusal: Refusal) -> bytes:
+        """Tell the error; there is no [DONE] after it."""
+        return sse.event(openai_error(refusal))
+
+    def _chunk(self, delta: Mapping[str, Any], reason: str | None = None) -> bytes:
+        choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": reason}
+        if self._request.logprobs:
+            choice["logprobs"] = logprobs(self._ids, self._logprobs, self._renderer)
+        if self._request.return_token_ids:
+            choice["token_ids"] = self._ids
+        self._ids, self._logprobs = [], []
+        return sse.event(self._envelope | {"choices": [choice]})
+
+
+def logprobs(token_ids: Sequence[int], values: Sequence[float], renderer: Renderer) -> dict[str, Any]:
+    """Return sampled tokens and their log-probs (both _T) as OpenAI writes them."""
+    content = []
+    for token_id, logprob in zip(token_ids, values, strict=True):
+        text = renderer.decode([token_id])
+        content.append({"token": text, "logprob": logprob, "bytes": list(text.encode()), "top_logprobs": []})
+    return {"content": content, "refusal": None}
 
 
 def _answer(turn: Turn) -> dict[str, Any]:
@@ -155,18 +223,6 @@ def _answer(turn: Turn) -> dict[str, Any]:
     if answer.malformed:
         message["malformed"] = answer.malformed  # ours alone: why a call in `content` could not be read
     return message
-
-
-def _deltas(turn: Turn) -> Iterator[dict[str, Any]]:
-    message = _answer(turn)
-    yield {"role": "assistant", "content": ""}
-    for name in ("reasoning_content", "content", "malformed"):
-        if message.get(name):
-            yield {name: message[name]}
-    for index, call in enumerate(message.get("tool_calls", ())):
-        head = {"index": index, "id": call["id"], "type": "function"}
-        yield {"tool_calls": [head | {"function": {"name": call["function"]["name"], "arguments": ""}}]}
-        yield {"tool_calls": [{"index": index, "function": {"arguments": call["function"]["arguments"]}}]}
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -185,23 +241,5 @@ def _usage(turn: Turn) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _logprobs(turn: Turn, renderer: Renderer) -> dict[str, Any]:
-    content = []
-    for token_id, logprob in zip(turn.completion.token_ids, turn.completion.logprobs, strict=True):
-        text = renderer.decode([token_id])
-        content.append({"token": text, "logprob": logprob, "bytes": list(text.encode()), "top_logprobs": []})
-    return {"content": content, "refusal": None}
-
-
-def _envelope(request: ChatRequest, turn: Turn, kind: str) -> dict[str, Any]:
-    return {
-        "id": f"chatcmpl-{turn.id}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": request.model,
-        "system_fingerprint": f"weights-{turn.completion.version}",
-    }
-
-
-def _event(chunk: Mapping[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(chunk) + b"\n\n"
+def _fingerprint(turn: Turn) -> str:
+    return f"weights-{turn.completion.version}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from palmette.chat.message import Message, Role, Tool, ToolCall
-from palmette.gateway.fields import read_json, read_object, read_string
+from palmette.gateway.fields import read_description, read_json, read_list, read_object, read_schema, read_string
 from palmette.gateway.refusal import malformed
 
 MAX_MESSAGES = 10_000
@@ -22,28 +22,18 @@ def read_messages(value: Any) -> tuple[Message, ...]:
 
 def read_tools(value: Any) -> tuple[Tool, ...]:
     """Return the tools of a request, each with a schema of type object. Raises `Refusal`."""
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise malformed("tools", "expected a list.")
     tools = []
-    for index, item in enumerate(value):
+    for index, item in enumerate(read_list({"tools": value}, "tools")):
         at = f"tools[{index}]"
         tool = read_object(item, at)
         if tool.get("type") != "function":
             raise malformed(f"{at}.type", "expected 'function'.")
         function = read_object(tool.get("function"), f"{at}.function")
-        description = function.get("description")
-        if description is not None and not isinstance(description, str):
-            raise malformed(f"{at}.function.description", "expected a string.")
-        schema = function.get("parameters")
-        parameters = {"type": "object", "properties": {}}  # templates count on both, agents leave them out
-        parameters |= read_object({} if schema is None else schema, f"{at}.function.parameters")
         tools.append(
             Tool(
                 name=read_string(function, "name", f"{at}.function"),
-                description=description or "",
-                parameters=parameters,
+                description=read_description(function, f"{at}.function"),
+                parameters=read_schema(function.get("parameters"), f"{at}.function.parameters"),
             )
         )
     return tuple(tools)

@@ -1,4 +1,4 @@
-"""What the gateway says when it does not answer, in OpenAI's error format."""
+"""What the gateway says when it does not answer; each dialect writes it in its own error format."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 class Refusal(Exception):
-    """A request the gateway does not answer; becomes ``{"error": {message, type, param, code}}`` with `status`.
+    """A request the gateway does not answer, e.g. ``Refusal(400, "messages must be a list", param="messages")``.
 
-    Example: ``Refusal(400, "messages must be a list", param="messages")``.
+    `param` names the field that is at fault, `code` and `kind` are OpenAI's words for what happened.
     """
 
     def __init__(
@@ -24,13 +24,42 @@ class Refusal(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.body: dict[str, Any] = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+        self.message = message
+        self.param = param
+        self.code = code
+        self.kind = kind
         self.headers = dict(headers or {})
 
 
+class ContextRefusal(Refusal):
+    """The 400 that agents compact upon: OpenAI's code and sentence, word for word; others have sentences of theirs."""
+
+    def __init__(self, context_tokens: int, prompt_tokens: int) -> None:
+        super().__init__(
+            400,
+            f"This model's maximum context length is {context_tokens} tokens. However, your messages resulted in "
+            f"{prompt_tokens} tokens. Please reduce the length of the messages.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+        self.context_tokens = context_tokens
+        self.prompt_tokens = prompt_tokens
+
+
+def openai_error(refusal: Refusal) -> dict[str, Any]:
+    """Return ``{"error": {message, type, param, code}}``."""
+    told = {"message": refusal.message, "type": refusal.kind, "param": refusal.param, "code": refusal.code}
+    return {"error": told}
+
+
 def malformed(param: str, message: str) -> Refusal:
-    """Return the 400 for a field that cannot be read; `param` names it as OpenAI does, e.g. ``messages[2].role``."""
+    """Return the 400 for a field that cannot be read; `param` is its path, e.g. ``messages[2].role``."""
     return Refusal(400, f"Invalid '{param}': {message}", param=param)
+
+
+def unsupported(param: str) -> Refusal:
+    """Return the 400 for a field that asks for what this gateway does not do."""
+    return Refusal(400, f"Unsupported parameter: '{param}' is not supported by this gateway.", param=param)
 
 
 def unknown_session() -> Refusal:
@@ -38,20 +67,14 @@ def unknown_session() -> Refusal:
     return Refusal(404, "No such session: it was never opened or is closed.", code="session_not_found")
 
 
-def context_exhausted(context_tokens: int, prompt_tokens: int) -> Refusal:
-    """Return the 400 that agents compact upon: OpenAI's code and sentence, word for word."""
-    return Refusal(
-        400,
-        f"This model's maximum context length is {context_tokens} tokens. However, your messages resulted in "
-        f"{prompt_tokens} tokens. Please reduce the length of the messages.",
-        param="messages",
-        code="context_length_exceeded",
-    )
-
-
 def engine_failed(reason: str) -> Refusal:
     """Return the 503 for an engine that failed to answer."""
     return Refusal(503, f"The engine failed to answer: {reason}", kind="server_error", code="engine_error")
+
+
+def broken() -> Refusal:
+    """Return the 500 for a fault of our own."""
+    return Refusal(500, "The gateway failed; its log says why.", kind="server_error")
 
 
 def overloaded(retry_after_s: int) -> Refusal:

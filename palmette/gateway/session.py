@@ -12,18 +12,21 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import StrEnum
 from hashlib import blake2b
 from typing import Any
 
 import orjson
 
-from palmette.chat.message import Message, Tool
+from palmette.chat.message import Message
 from palmette.chat.template import PrefixBroken, Renderer, TemplateRefused
-from palmette.engine.api import Completion, ContextExhausted, Engine, EngineError, Sampling
-from palmette.gateway import identity, refusal
+from palmette.engine.api import Completion, ContextExhausted, Engine, EngineError, Sampling, StreamingEngine
+from palmette.gateway import refusal
+from palmette.gateway.ask import Ask
+from palmette.gateway.call import Call, Turn
 from palmette.gateway.fields import read_json
+from palmette.gateway.identity import Digest, Known, Walk, call_ids
 from palmette.trajectory.tree import Tree
 
 # Longer conversations are tokenised in the gateway's one tokenising thread (the tokenizer lets go of the interpreter).
@@ -39,35 +42,6 @@ class Failure(StrEnum):
     ENGINE_ERROR = "engine_error"
     CONTEXT_EXHAUSTED = "context_exhausted"
     OVERLOADED = "overloaded"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """A request for one completion, whatever the dialect it came in.
-
-    `max_tokens` bounds this answer. The other four are what the agent would like; only a session opened with
-    `honour_sampling` heeds them.
-    """
-
-    messages: tuple[Message, ...]
-    tools: tuple[Tool, ...] = ()
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    seed: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """One answered request: what the engine saw, what it sampled, what that says, and its `leaf` in the tree."""
-
-    messages: tuple[Message, ...]
-    prompt_ids: tuple[int, ...]
-    completion: Completion
-    answer: Message
-    leaf: int
-    id: str = field(default_factory=lambda: secrets.token_hex(12))
 
 
 class Session:
@@ -96,11 +70,11 @@ class Session:
         self._cap = max_completion_tokens
         self._honour = honour_sampling
         self._tokenising = tokenising
-        self._known: dict[identity.Digest, Turn] = {}
-        self._said: set[identity.Digest] = set()
-        self._calls = 0
+        self._known = Known()
+        self._said: set[Digest] = set()
+        self._asked = self._issued = 0  # requests, and ids of tool calls
         self._under_way: set[asyncio.Task[Turn]] = set()
-        self._once: dict[str, asyncio.Task[Turn]] = {}
+        self._named: dict[str, Call] = {}
 
     @property
     def base_url(self) -> str:
@@ -117,26 +91,48 @@ class Session:
         """Same as `failure`."""
         return self.failure
 
-    async def answer(self, ask: Ask, engine: Engine, renderer: Renderer, *, once: str | None = None) -> Turn:
-        """Sample one answer and record it; cancelling the caller cancels the generation.
+    def ask(
+        self,
+        ask: Ask,
+        engine: Engine,
+        renderer: Renderer,
+        *,
+        name: str | None = None,
+        again: bool = False,
+        live: bool = False,
+    ) -> Call:
+        """Begin to sample one answer, which is recorded when it is whole; follow the call to have it.
 
-        `once` names a request that may arrive twice (a retry): the second is given the first's turn, and the first
-        is carried through even if its caller leaves. Without it, an identical request is a fresh sample. Raises
-        `Refusal`: 400 context exhausted, 404 closed meanwhile, 503 engine failed.
+        `name` names what is asked, word for word. The call of that name that went before is returned, and nothing is
+        sampled, when this request says that it comes `again`, or when nobody was told that call's whole answer. Any
+        other identical request is a fresh sample. `live` asks for tokens as they are sampled, of an engine that tells.
+
+        The call's `turn` raises `Refusal`: 400 context exhausted, 404 closed meanwhile, 503 engine failed.
         """
-        task = self._once.get(once) if once is not None else None
-        if task is None:
-            task = asyncio.ensure_future(self._answer(ask, engine, renderer))
-            self._under_way.add(task)
-            task.add_done_callback(lambda done: self._finished(done, once))
-            if once is not None:
-                self._once[once] = task
+        known = self._named.get(name) if name is not None else None
+        if known is not None and (again or known.answered_in_vain):
+            return known
+        call, index = Call(), self._asked
+        self._asked += 1
+        task = call.start(self._answer(ask, engine, renderer, call, index, live))
+        self._under_way.add(task)
+        task.add_done_callback(lambda done: self._finished(done, call, name))
+        if name is not None:
+            self._named[name] = call
+        return call
+
+    async def turn(self, call: Call) -> Turn:
+        """Return the turn of a call that is followed. Raises `Refusal`, and `CancelledError` if the caller is."""
         try:
-            return await (task if once is None else asyncio.shield(task))
+            return await call.turn()
         except asyncio.CancelledError:
             if self.closed:
                 raise refusal.unknown_session() from None
             raise
+
+    async def count(self, ask: Ask, renderer: Renderer) -> int:
+        """Return the number of tokens of the prompt that would be made. Raises `Refusal`."""
+        return len(await self._prompt(ask, self._known.walk(ask.messages, ask.tools), renderer))
 
     def close(self) -> None:
         """Stop what is under way; the tree is final from here on. Idempotent."""
@@ -144,26 +140,26 @@ class Session:
         for task in self._under_way:
             task.cancel()
 
-    def _finished(self, task: asyncio.Task[Turn], once: str | None) -> None:
+    def _finished(self, task: asyncio.Task[Turn], call: Call, name: str | None) -> None:
         self._under_way.discard(task)
-        if once is not None and (task.cancelled() or task.exception() is not None):
-            self._once.pop(once, None)
+        failed = task.cancelled() or task.exception() is not None
+        if failed and name is not None and self._named.get(name) is call:
+            del self._named[name]
 
-    async def _answer(self, ask: Ask, engine: Engine, renderer: Renderer) -> Turn:
+    async def _answer(self, ask: Ask, engine: Engine, renderer: Renderer, call: Call, index: int, live: bool) -> Turn:
         if self.closed:
             raise refusal.unknown_session()
-        digests = identity.chain(ask.messages, ask.tools)
-        if self._tokenising and sum(len(message.content) for message in ask.messages) > OFF_LOOP_CHARS:
-            loop = asyncio.get_running_loop()
-            prompt_ids = await loop.run_in_executor(self._tokenising, self._prompt, ask, digests, renderer)
-        else:
-            prompt_ids = self._prompt(ask, digests, renderer)
-        sampling = self._sampling_for(ask, self.turns + len(self._under_way) - 1)
+        walk = self._known.walk(ask.messages, ask.tools)
+        call.prompt_ids = tuple(await self._prompt(ask, walk, renderer))
+        sampling = self._sampling_for(ask, index)
         try:
-            completion = await engine.complete(prompt_ids, sampling)
+            if live and isinstance(engine, StreamingEngine):
+                completion = await engine.stream(call.prompt_ids, sampling, call.each)
+            else:
+                completion = await engine.complete(call.prompt_ids, sampling)
         except ContextExhausted as error:
             self.failure = Failure.CONTEXT_EXHAUSTED
-            raise refusal.context_exhausted(engine.context_tokens, len(prompt_ids)) from error
+            raise refusal.ContextRefusal(engine.context_tokens, len(call.prompt_ids)) from error
         except EngineError as error:
             self.failure = Failure.ENGINE_ERROR
             raise refusal.engine_failed(str(error)) from error
@@ -172,25 +168,13 @@ class Session:
             raise
         if self.closed:
             raise refusal.unknown_session()
-        return self._record(ask, digests, prompt_ids, completion, _readable(completion.token_ids, renderer))
+        return self._record(call, ask, walk, completion, _readable(completion.token_ids, renderer))
 
-    def _prompt(self, ask: Ask, digests: Sequence[identity.Digest], renderer: Renderer) -> list[int]:
-        """Return the ids of the prompt: the longest conversation this session answered, extended; else all anew."""
-        for length in range(len(ask.messages) - 1, 0, -1):
-            turn = self._known.get(digests[length])
-            if turn is None:
-                continue
-            known = (*turn.messages, turn.answer)
-            new = _with_our_call_ids(ask.messages, length, known)
-            try:
-                return renderer.extend(turn.prompt_ids, turn.completion.token_ids, known, new, ask.tools)
-            except (PrefixBroken, TemplateRefused):
-                break
-        try:
-            return renderer.prompt(ask.messages, ask.tools)
-        except TemplateRefused as error:
-            reason = str(error).removeprefix(f"{renderer.source}: ")  # where the model lies is not the agent's affair
-            raise refusal.malformed("messages", reason) from error
+    async def _prompt(self, ask: Ask, walk: Walk, renderer: Renderer) -> list[int]:
+        if self._tokenising and sum(len(message.content) for message in ask.messages) > OFF_LOOP_CHARS:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._tokenising, _prompt, ask, walk, renderer)
+        return _prompt(ask, walk, renderer)
 
     def _sampling_for(self, ask: Ask, index: int) -> Sampling:
         """Return the rollout's own sampling, bounded by what the agent asked for, with a seed of this turn."""
@@ -203,33 +187,29 @@ class Session:
         bounds = [bound for bound in (sampling.max_tokens, self._cap, ask.max_tokens) if bound is not None]
         return replace(sampling, max_tokens=min(bounds))
 
-    def _record(
-        self,
-        ask: Ask,
-        digests: Sequence[identity.Digest],
-        prompt_ids: Sequence[int],
-        completion: Completion,
-        parsed: Message,
-    ) -> Turn:
-        leaf = self.tree.commit(prompt_ids, completion.token_ids, completion.logprobs, completion.version)
-        calls = tuple(replace(call, id=self._next_call_id()) for call in parsed.tool_calls)
-        answer = replace(parsed, tool_calls=calls)
+    def _record(self, call: Call, ask: Ask, walk: Walk, completion: Completion, parsed: Message) -> Turn:
+        leaf = self.tree.commit(call.prompt_ids, completion.token_ids, completion.logprobs, completion.version)
+        answer = replace(parsed, tool_calls=tuple(replace(one, id=self._next_call_id()) for one in parsed.tool_calls))
         turn = Turn(
-            messages=ask.messages, prompt_ids=tuple(prompt_ids), completion=completion, answer=answer, leaf=leaf
+            id=call.id,
+            messages=ask.messages,
+            prompt_ids=call.prompt_ids,
+            completion=completion,
+            answer=answer,
+            leaf=leaf,
         )
-        self._known[identity.follow(digests[-1], answer)] = turn
-        self._say(turn, digests)
+        self._say(turn, walk, self._known.learn(walk, turn))
         self.turns += 1
         self.failure = None
         return turn
 
-    def _say(self, turn: Turn, digests: Sequence[identity.Digest]) -> None:
-        """Append to `conversation` what it does not hold yet."""
-        for message, digest in zip(turn.messages, digests[1:], strict=True):
+    def _say(self, turn: Turn, walk: Walk, end: Digest) -> None:
+        """Append to `conversation` what it does not hold yet; `end` is the digest of it with the answer."""
+        for message, digest in zip(turn.messages, walk.digests[1:], strict=True):
             if digest not in self._said:
                 self._said.add(digest)
                 self.conversation.append(_spoken(message) | {"turn": self.turns})
-        self._said.add(identity.follow(digests[-1], turn.answer))
+        self._said.add(end)
         self.conversation.append(
             _spoken(turn.answer)
             | {
@@ -242,8 +222,27 @@ class Session:
 
     def _next_call_id(self) -> str:
         """Return ``call00000``, ``call00001``...: no underscore and nine characters, as the pickiest agents want."""
-        self._calls += 1
-        return f"call{self._calls - 1:05d}"
+        self._issued += 1
+        return f"call{self._issued - 1:05d}"
+
+
+def _prompt(ask: Ask, walk: Walk, renderer: Renderer) -> list[int]:
+    """Return the ids of the prompt: the longest conversation that the session answered, extended; else all anew."""
+    for length in range(len(ask.messages), 0, -1):
+        turn = walk.turns[length - 1]
+        if turn is None or length == len(ask.messages):
+            continue
+        known = (*turn.messages, turn.answer)
+        new = _with_our_call_ids(ask.messages, length, known)
+        try:
+            return renderer.extend(turn.prompt_ids, turn.completion.token_ids, known, new, ask.tools)
+        except (PrefixBroken, TemplateRefused):
+            break
+    try:
+        return renderer.prompt(ask.messages, ask.tools)
+    except TemplateRefused as error:
+        reason = str(error).removeprefix(f"{renderer.source}: ")  # where the model lies is not the agent's affair
+        raise refusal.malformed("messages", reason) from error
 
 
 def turn_seed(seed: int, turn: int) -> int:
@@ -271,7 +270,7 @@ def _readable(token_ids: Sequence[int], renderer: Renderer) -> Message:
 
 def _with_our_call_ids(messages: Sequence[Message], length: int, known: Sequence[Message]) -> list[Message]:
     """Return ``messages[length:]`` in which results name the calls of ``messages[:length]`` as `known` does."""
-    ours = dict(zip(identity.call_ids(messages[:length]), identity.call_ids(known), strict=True))
+    ours = dict(zip(call_ids(messages[:length]), call_ids(known), strict=True))
     return [
         replace(message, tool_call_id=ours[message.tool_call_id]) if message.tool_call_id in ours else message
         for message in messages[length:]

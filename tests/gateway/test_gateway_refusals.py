@@ -18,8 +18,9 @@ from palmette.chat.template import Renderer
 from palmette.engine.api import Sampling
 from palmette.engine.scripted import ScriptedEngine
 from palmette.errors import UserError
-from palmette.gateway import identity, openai_chat
+from palmette.gateway import openai_chat
 from palmette.gateway.app import Gateway
+from palmette.gateway.identity import Known
 from palmette.gateway.refusal import Refusal
 
 USER = {"role": "user", "content": "x"}
@@ -113,7 +114,7 @@ def test_every_refused_field_is_refused_and_every_allowed_value_is_not() -> None
         if fate == "refused":
             with pytest.raises(Refusal) as refused:
                 openai_chat.read(json.dumps(body | {name: {"strange": 1}}).encode())
-            assert refused.value.body["error"]["param"] == name
+            assert refused.value.param == name
         if fate == "ignored":
             openai_chat.read(json.dumps(body | {name: {"strange": 1}}).encode())
         openai_chat.read(json.dumps(body | ({} if name == "messages" else {name: None})).encode())
@@ -157,12 +158,12 @@ def test_any_json_is_refused_by_field_or_can_be_told_apart(body: dict[str, Any])
     refused: Refusal | None = None
     try:
         ask = openai_chat.read(json.dumps(body).encode()).ask
-        assert len(identity.chain(ask.messages, ask.tools)) == len(body["messages"]) + 1
+        assert len(Known().walk(ask.messages, ask.tools).digests) == len(body["messages"]) + 1
     except Refusal as error:
         refused = error
     if refused is not None:
         assert refused.status == 400
-        assert refused.body["error"]["param"]
+        assert refused.param
 
 
 @given(st.binary(max_size=200))

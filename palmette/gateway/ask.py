@@ -1,0 +1,24 @@
+"""A request for one completion, whatever the dialect it came in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from palmette.chat.message import Message, Tool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What is asked of the model, e.g. ``Ask(messages=(Message(role="user", content="hi"),))``.
+
+    `max_tokens` bounds this answer. The other four are what the agent would like; only a session opened with
+    `honour_sampling` heeds them.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None

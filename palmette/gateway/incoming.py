@@ -1,0 +1,69 @@
+"""What a request brings, read within bounds: its body, its key, whether it comes again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from hashlib import blake2b
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from palmette.gateway.refusal import Refusal
+
+_T = TypeVar("_T")
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body. Raises `Refusal` (413) as soon as it is known to pass `limit` bytes."""
+    too_large = Refusal(413, f"The request body is larger than {limit} bytes.", code="request_too_large")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_large
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise too_large
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def key_of(request: Request) -> str:
+    """Return the key a client shows in the way of its dialect, "" for none."""
+    bearer = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+    shown = (bearer, request.headers.get("x-api-key"), request.headers.get("x-goog-api-key"))
+    return next((key for key in (*shown, request.query_params.get("key")) if key), "")
+
+
+def name_of(request: Request, body: bytes) -> tuple[str, bool]:
+    """Return the name of what is asked, and whether the request says that it was asked before.
+
+    A client says so by an idempotency key, which the first request and its retries share, or by counting its retries
+    (the official clients of OpenAI and Anthropic do).
+    """
+    content = blake2b(request.url.path.encode() + b"\0" + body, digest_size=16).hexdigest()
+    own = request.headers.get("idempotency-key") or request.headers.get("x-request-id")
+    if own:
+        return f"{own}/{content}", True
+    return content, request.headers.get("x-stainless-retry-count", "0") != "0"
+
+
+async def while_connected(request: Request, awaited: Awaitable[_T]) -> _T:
+    """Await, cancelling what is awaited when the client goes away. Raises `ClientDisconnect`."""
+    answer = asyncio.ensure_future(awaited)
+    gone = asyncio.ensure_future(disconnected(request))
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return answer.result()
+    finally:
+        answer.cancel()
+        gone.cancel()
+
+
+async def disconnected(request: Request) -> None:
+    """Return when the client has gone away; the body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
