@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from palmette.sandbox.api import Result, SandboxLost, StartFailed, Status
 from palmette.sandbox.descriptors import memory_file
 
-_SPAWN, _KILL = 1, 2
-_STARTED, _READY, _FAILED, _OUTPUT, _DONE = 2, 3, 4, 5, 6
+_SPAWN, _KILL, _QUIET = 1, 2, 3
+_STARTED, _READY, _FAILED, _OUTPUT, _DONE, _QUIETED = 2, 3, 4, 5, 6, 7
 _WORD = struct.Struct("=I")
 _PAIR = struct.Struct("=Ii")
 _SPAWN_HEAD = struct.Struct("=6I")
@@ -32,6 +32,7 @@ class Box:
     pidfd: int = -1
     root: int = -1
     listener: int = -1
+    mounts: int = -1  # its mount namespace, where the pidfd does not give that
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class Agent:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._commands: dict[int, _Command] = {}
+        self._quieting: asyncio.Future[int] | None = None
         self._serial = 0
         self._outbox: deque[tuple[bytes, int]] = deque()
         self._ended: str | None = None
@@ -83,6 +85,21 @@ class Agent:
         finally:
             self._commands.pop(serial, None)
 
+    async def quiet(self) -> int:
+        """End all that is left of earlier commands; return how many commands run, in which case nothing was done.
+
+        Raises `SandboxLost`. One at a time.
+        """
+        if self._ended is not None:
+            raise SandboxLost(self._ended)
+        assert self._quieting is None
+        self._quieting = self._loop.create_future()
+        self._send(struct.pack("=II", _QUIET, 0))
+        try:
+            return await self._quieting
+        finally:
+            self._quieting = None
+
     def take_box(self) -> Box:
         """Return what came with the start; its descriptors are the caller's from now on."""
         self._taken = True
@@ -103,12 +120,14 @@ class Agent:
         if not self.ready.done():
             self.ready.set_exception(StartFailed(reason))
             self.ready.exception()  # mark as seen: nobody may be waiting any more
-        for fd in (self.box.root, self.box.listener):
+        for fd in (self.box.root, self.box.listener, self.box.mounts):
             if fd >= 0 and not self._taken:
                 os.close(fd)
         for command in self._commands.values():
             if not command.future.done():
                 command.future.set_exception(SandboxLost(reason))
+        if self._quieting and not self._quieting.done():
+            self._quieting.set_exception(SandboxLost(reason))
         self._on_end(reason)
 
     def _send(self, packet: bytes, fd: int = -1) -> None:
@@ -138,7 +157,7 @@ class Agent:
     def _readable(self) -> None:
         for _ in range(32):  # then let others have the loop
             try:
-                packet, rights, _, _ = self._control.recvmsg(_RECEIVE, socket.CMSG_SPACE(16), socket.MSG_CMSG_CLOEXEC)
+                packet, rights, _, _ = self._control.recvmsg(_RECEIVE, socket.CMSG_SPACE(12), socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -162,7 +181,13 @@ class Agent:
         elif kind == _STARTED:
             self.box.pidfd = fds[0]
         elif kind == _READY:
-            self.box.root, self.box.listener = fds[0], fds[1] if len(fds) > 1 else -1
+            (listens,) = _WORD.unpack_from(packet, 4)
+            self.box.root, *others = fds
+            self.box.listener = others.pop(0) if listens else -1
+            self.box.mounts = others.pop(0) if others else -1
+        elif kind == _QUIETED:
+            if self._quieting and not self._quieting.done():
+                self._quieting.set_result(_WORD.unpack_from(packet, 8)[0])
         elif kind == _FAILED:
             code = _PAIR.unpack_from(packet)[1]
             self.close(f"{packet[_PAIR.size :].decode(errors='replace')}: {os.strerror(code)}")

@@ -71,6 +71,10 @@ class SandboxLost(SandboxError):
     """The sandbox is gone (killed, expired, its host died)."""
 
 
+class Busy(SandboxError):
+    """A command or a transfer runs in a sandbox that must be still for what was asked."""
+
+
 class PathRefused(SandboxError):
     """A path climbs out of the sandbox, is not a regular file, or does not exist."""
 
@@ -117,6 +121,43 @@ class Sandbox(Protocol):
 
     async def close(self) -> None:
         """End every process and free everything. Idempotent; never raises for a sandbox already gone."""
+        ...
+
+
+class Snapshot(Protocol):
+    """The files of a sandbox at one moment, kept until `close`."""
+
+    async def fork(self, n: int = 1) -> Sequence[Sandbox]:
+        """Start `n` sandboxes from these files, with the spec of the original. Raises `StartFailed`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the files. Idempotent; sandboxes started from them keep theirs."""
+        ...
+
+
+@runtime_checkable
+class State(Protocol):
+    """What a sandbox offers besides, where its host can: ``isinstance(sandbox, State)``.
+
+    A fork copies files, not processes: no command may run, and background processes end, in the original too. Each
+    copy is a sandbox of its own with the original's spec, and a disk limit and time to live that count anew.
+    """
+
+    async def snapshot(self) -> Snapshot:
+        """Keep the files as they are. Raises `Busy`, `SandboxLost`."""
+        ...
+
+    async def fork(self, n: int = 1) -> Sequence[Sandbox]:
+        """Start `n` copies. Raises `Busy`, `SandboxLost`, `StartFailed`."""
+        ...
+
+    async def pause(self) -> None:
+        """Stop every process where it is; time-outs go on counting. Idempotent. Raises `SandboxLost`."""
+        ...
+
+    async def resume(self) -> None:
+        """Let the processes go on. Idempotent. Raises `SandboxLost`."""
         ...
 
 

@@ -19,7 +19,7 @@ _PREFIX = "palmette-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cgroups:
-    """Where sandboxes' cgroups go: `version` 0 (nowhere), 1 (directories: memory, pids) or 2 (one directory)."""
+    """Where sandboxes' cgroups go: `version` 0 (nowhere), 1 (directories: memory, pids[, freezer]) or 2 (one)."""
 
     version: int
     directories: tuple[Path, ...] = ()
@@ -43,6 +43,35 @@ class Cgroups:
         _, found, count = text.partition(b"oom_kill ")
         return int(count.split(None, 1)[0]) if found else 0
 
+    @property
+    def freezes(self) -> bool:
+        """Whether processes can be stopped without their notice."""
+        return self.version == 2 or len(self.directories) > 2
+
+    def freeze(self, name: str) -> bool:
+        """Stop all processes of the cgroup `name` (v1: all that its memory limit holds). Blocks some milliseconds."""
+        if self.version == 2:
+            path = self.directories[0] / name
+            (path / "cgroup.freeze").write_text("1")
+            return _until(lambda: "frozen 1" in (path / "cgroup.events").read_text())
+        memory, frozen = self.directories[0] / name, self.directories[2] / name
+        frozen.mkdir(exist_ok=True)
+        while moving := set(_pids(memory)) - set(_pids(frozen)):  # what is forked meanwhile stays where its parent is
+            for pid in moving:
+                with suppress(OSError):  # it ended
+                    (frozen / "cgroup.procs").write_text(pid)
+        state = frozen / "freezer.state"
+        state.write_text("FROZEN")
+        return _until(lambda: state.read_text() == "FROZEN\n")
+
+    def thaw(self, name: str) -> None:
+        """Let the processes of the cgroup `name` go on; nothing happens where none was stopped."""
+        with suppress(OSError):
+            if self.version == 2:
+                (self.directories[0] / name / "cgroup.freeze").write_text("0")
+            elif self.freezes:
+                (self.directories[2] / name / "freezer.state").write_text("THAWED")
+
 
 def detect() -> Cgroups:
     """Probe v2, then v1, below this process's own place in each (so that outer limits hold). Blocks some 20 ms."""
@@ -55,7 +84,8 @@ def detect() -> Cgroups:
     memory = _first(_candidates(mounts, "cgroup", "memory"), {"memory.limit_in_bytes": "67108864"})
     pids = _first(_candidates(mounts, "cgroup", "pids"), {"pids.max": "8"})
     if memory and pids:
-        return Cgroups(version=1, directories=(memory, pids))
+        freezer = _first(_candidates(mounts, "cgroup", "freezer"), {"freezer.state": "THAWED"})
+        return Cgroups(version=1, directories=(memory, pids, *([freezer] if freezer else [])))
     return Cgroups(version=0, reason="no writable memory and pids controller")
 
 
@@ -79,6 +109,19 @@ def remove(cgroups: Cgroups, name: str) -> None:
         for path in (*directory.glob(f"{name}/*/"), directory / name):
             with suppress(OSError):
                 path.rmdir()
+
+
+def _pids(directory: Path) -> list[str]:
+    return (directory / "cgroup.procs").read_text().split()
+
+
+def _until(done: Callable[[], bool], timeout_s: float = 2.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.0005)
+    return True
 
 
 def _start_time(pid: int) -> str:

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 
-from palmette.sandbox.api import Result, SandboxLost, Spec, Status
+from palmette.sandbox.api import Busy, Result, SandboxLost, Spec, StartFailed, Status
 from palmette.sandbox.descriptors import memory_file, readable
 from palmette.sandbox.files import Files
 from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
@@ -38,8 +38,15 @@ class FakeHost:
     async def start(self, spec: Spec) -> FakeSandbox:
         """Start a sandbox. Raises `ValueError` for a spec that makes no sense."""
         check_spec(spec)
+        root = tempfile.mkdtemp(prefix="palmette-fake-")
+        for directory in (spec.workdir, *DIRECTORIES):
+            os.makedirs(root + directory, exist_ok=True)
+        return self.inhabit(root, spec)
+
+    def inhabit(self, root: str, spec: Spec) -> FakeSandbox:
+        """Return a sandbox with the files in the temporary directory `root`, which it owns from now on."""
         self._serial += 1
-        sandbox = FakeSandbox(f"fake/{self._serial}", spec, self._sandboxes)
+        sandbox = FakeSandbox(f"fake/{self._serial}", spec, root, self._sandboxes, self)
         self._sandboxes[sandbox.id] = sandbox
         return sandbox
 
@@ -61,13 +68,14 @@ class FakeHost:
 class FakeSandbox:
     """One temporary directory and the processes started in it."""
 
-    def __init__(self, name: str, spec: Spec, siblings: dict[str, FakeSandbox]) -> None:
+    def __init__(self, name: str, spec: Spec, root: str, siblings: dict[str, FakeSandbox], host: FakeHost) -> None:
         self._id = name
         self._spec = spec
         self._siblings = siblings
-        self._root = tempfile.mkdtemp(prefix="palmette-fake-")
-        for directory in (spec.workdir, *DIRECTORIES):
-            os.makedirs(self._root + directory, exist_ok=True)
+        self._host = host
+        self._root = root
+        self._running = 0
+        self._paused = False
         fd = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         limit_bytes = spec.limits.disk_mb << 20
         self._files = Files(fd, workdir=spec.workdir, owner=None, limit_bytes=limit_bytes)
@@ -102,6 +110,8 @@ class FakeSandbox:
     ) -> Result:
         """Run an argv, or a string through ``/bin/sh -c``. Raises `SandboxLost`."""
         self._check()
+        if self._paused:
+            raise Busy(f"sandbox {self._id} is paused: resume it first")
         argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
         began = time.monotonic()
         outputs = [_Output(self._spec.limits.output_bytes, self._outputs) for _ in range(2)]
@@ -111,7 +121,11 @@ class FakeSandbox:
             )
         except OSError as error:
             return _not_started(argv[0], error, time.monotonic() - began)
-        status = await self._watch(process, outputs, timeout_s)
+        self._running += 1
+        try:
+            status = await self._watch(process, outputs, timeout_s)
+        finally:
+            self._running -= 1
         self._check()
         code = process.wait()
         return Result(
@@ -177,6 +191,38 @@ class FakeSandbox:
         self._check()
         self._files.write(path, data, mode)
 
+    async def snapshot(self) -> FakeSnapshot:
+        """Keep the files as they are, by copying. Raises `Busy`, `SandboxLost`."""
+        self._check()
+        if self._running or self._paused:
+            why = "is paused: resume it first" if self._paused else f"is busy with {self._running} command(s)"
+            raise Busy(f"sandbox {self._id} {why}")
+        for session in self._sessions:
+            _kill_session(session)
+        return FakeSnapshot(await asyncio.to_thread(_copy, self._root), self._spec, self._host)
+
+    async def fork(self, n: int = 1) -> list[FakeSandbox]:
+        """Start `n` copies. Raises `Busy`, `SandboxLost`."""
+        snapshot = await self.snapshot()
+        try:
+            return await snapshot.fork(n)
+        finally:
+            await snapshot.close()
+
+    async def pause(self) -> None:
+        """Stop the sessions that were started. Idempotent. Raises `SandboxLost`."""
+        self._check()
+        self._paused = True
+        for session in self._sessions:
+            _signal_session(session, signal.SIGSTOP)
+
+    async def resume(self) -> None:
+        """Let them go on. Idempotent. Raises `SandboxLost`."""
+        self._check()
+        self._paused = False
+        for session in self._sessions:
+            _signal_session(session, signal.SIGCONT)
+
     async def close(self) -> None:
         """End the sessions that were started and remove the directory. Idempotent."""
         self._end("it was closed")
@@ -206,6 +252,30 @@ class FakeSandbox:
         home = self._mapped(".")
         fixed = {"PATH": PATH, "HOME": home, "LANG": "C.UTF-8", "PALMETTE_ROOT": self._root}
         return {**fixed, **self._spec.env}
+
+
+class FakeSnapshot:
+    """A copy of the files; made by `FakeSandbox.snapshot`."""
+
+    def __init__(self, root: str, spec: Spec, host: FakeHost) -> None:
+        self._root = root
+        self._spec = spec
+        self._host = host
+
+    async def fork(self, n: int = 1) -> list[FakeSandbox]:
+        """Start `n` sandboxes from a copy of the copy each. Raises `StartFailed` when closed."""
+        if not self._root:
+            raise StartFailed("the snapshot is closed")
+        if n < 1:
+            raise ValueError(f"fork(n) needs n of at least 1, not {n}")
+        roots = [await asyncio.to_thread(_copy, self._root) for _ in range(n)]
+        return [self._host.inhabit(root, self._spec) for root in roots]
+
+    async def close(self) -> None:
+        """Remove the copy. Idempotent."""
+        root, self._root = self._root, ""
+        if root:
+            await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
 
 
 class Capture:
@@ -265,8 +335,18 @@ class _Output:
 
 
 def _kill_session(leader: int) -> None:
+    _signal_session(leader, signal.SIGKILL)
+
+
+def _signal_session(leader: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(leader, signal.SIGKILL)
+        os.killpg(leader, number)
+
+
+def _copy(root: str) -> str:
+    to = tempfile.mkdtemp(prefix="palmette-fake-")
+    subprocess.run(["cp", "-a", f"{root}/.", to], check=True, capture_output=True)  # links, fifos, holes and all
+    return to
 
 
 def _not_started(program: str, error: OSError, wall_s: float) -> Result:

@@ -8,16 +8,21 @@ import socket
 import struct
 import subprocess
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from palmette.sandbox import cgroup, seccomp
 from palmette.sandbox.api import Spec, StartFailed
 from palmette.sandbox.build import fork_server
+from palmette.sandbox.descriptors import readable
+from palmette.sandbox.layers import Layers
 from palmette.sandbox.layout import DIRECTORIES
 
 START_TIMEOUT_S = 30.0
-_REQUEST = struct.Struct("=11I")
+_START, _ROTATE, _DROP = 1, 2, 3
+_REQUEST = struct.Struct("=14I")
+_ROTATION = struct.Struct("=9I")
 _ROOTLESS_UID = 1000
 _UIDS, _UID_BASE, _UID_BLOCKS = 8192, 200_000, 200  # below 2,097,152, the largest uid a plain tar header holds
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -47,14 +52,17 @@ class Server:
     """The running fork server. Making it blocks (it may compile) and raises `StartFailed`."""
 
     def __init__(self, machine: Machine) -> None:
+        program = str(fork_server())
         self.rootless, self.cgroups = machine.rootless, machine.cgroups
         self.name = cgroup.own_name()
         self._system = _system()
         self._claim, self._uids = _claim_uids()
+        self._holders: dict[int, int] = {}
+        self.layers = Layers(self.drop)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         directories = [str(directory) for directory in machine.cgroups.directories]
         flags = [str(int(machine.rootless)), str(int(machine.filtered)), str(machine.cgroups.version)]
-        command = [str(fork_server()), str(theirs.fileno()), *flags, self.name, *directories]
+        command = [program, str(theirs.fileno()), *flags, self.name, *directories]
         with theirs:
             self.process = subprocess.Popen(
                 command,
@@ -77,36 +85,83 @@ class Server:
             raise explained(f"{text}: {os.strerror(code)}" if code else text)
         ours.setblocking(False)
 
-    def request(self, name: str, spec: Spec, uid: int) -> bytes:
+    def request(self, name: str, spec: Spec, uid: int, layer: int = 0, lowers: Sequence[str] = ()) -> bytes:
         """Return the packet that asks for a sandbox (native/wire.h). Raises `StartFailed`."""
         links, system = self._system if not spec.root else ([], [_bind_key(spec.root, "Spec.root") + "\n/"])
         binds = [*system, *map(_bind_key, spec.readonly)]
         directories = dict.fromkeys((spec.workdir, *DIRECTORIES))
         limits = spec.limits
         ttl_ms = min(int(spec.ttl_s * 1000), 0xFFFFFFFF)
-        counts = len(links) // 2, len(binds), len(directories)
+        counts = len(links) // 2, len(binds), len(directories), layer, len(lowers)
         numbers = limits.memory_mb, limits.pids, limits.disk_mb, limits.inodes, limits.output_bytes, ttl_ms
-        head = _REQUEST.pack(uid, *numbers, spec.gateway is not None, *counts)
-        return head + b"".join(os.fsencode(word) + b"\0" for word in (name, *links, *binds, *directories))
+        head = _REQUEST.pack(_START, uid, *numbers, spec.gateway is not None, *counts)
+        return head + _strings(name, *links, *binds, *directories, *lowers)
+
+    def rotation(
+        self, spec: Spec, *, layer: int, kept: int = 0, flat: bool = False, lowers: Sequence[str] = ()
+    ) -> bytes:
+        """Return the packet that asks for a new writable layer in a living sandbox (native/wire.h)."""
+        image = [_bind_key(spec.root, "Spec.root") + "\n/"] if spec.root else []
+        mounted = spec.readonly if image else (*(key.partition("\n")[0] for key in self._system[1]), *spec.readonly)
+        points = [path for path in mounted if not any(path.startswith(f"{other}/") for other in mounted)]
+        counts = len(lowers), len(image), len(points)
+        limits = spec.limits
+        head = _ROTATION.pack(_ROTATE, layer, kept, flat, limits.disk_mb, limits.inodes, *counts)
+        return head + _strings(*lowers, *image, *points)
 
     def take_uid(self) -> int:
-        """Return a uid no living sandbox has (rootless: the only one there is)."""
+        """Return a uid no living sandbox has (rootless: the only one there is), held once."""
         if self.rootless:
             return _ROOTLESS_UID
         if not self._uids:
             raise StartFailed(f"{_UIDS} sandboxes are live in this host, which is its limit")
-        return self._uids.popleft()
+        uid = self._uids.popleft()
+        self._holders[uid] = 1
+        return uid
+
+    def hold_uid(self, uid: int) -> int:
+        """Hold the uid once more: forks share that of the files they share."""
+        if not self.rootless:
+            self._holders[uid] += 1
+        return uid
 
     def return_uid(self, uid: int) -> None:
-        """Take a uid back, to be used again as late as possible."""
+        """Let go of a uid; after the last time it is used again as late as possible."""
         if uid and not self.rootless:
-            self._uids.append(uid)
+            self._holders[uid] -= 1
+            if not self._holders[uid]:
+                del self._holders[uid]
+                self._uids.append(uid)
 
-    async def ask(self, request: bytes, control: socket.socket) -> None:
-        """Send a start request with the sandbox's end of its control socket."""
+    async def rotate(self, request: bytes, target: int) -> int:
+        """Carry out a `rotation` of the sandbox with the pidfd (or mount namespace) `target`; return its new root.
+
+        Raises `StartFailed`.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                await self.ask(request, theirs, target)
+            ours.setblocking(False)
+            if not await readable(ours.fileno(), timeout_s=START_TIMEOUT_S):
+                raise StartFailed(f"no answer to a fork within {START_TIMEOUT_S:.0f} s")
+            packet, fds, _, _ = socket.recv_fds(ours, 1024, 1)
+        if fds:
+            return fds[0]
+        text = packet[8:].decode(errors="replace") or "the fork server's helper died"
+        code = struct.unpack_from("=i", packet, 4)[0] if len(packet) >= 8 else 0
+        raise explained(f"{text}: {os.strerror(code)}" if code else text)
+
+    def drop(self, layer: str) -> None:
+        """Let go of a layer that nothing needs any more."""
+        with suppress(OSError):  # the server is gone, and all layers with it
+            self._socket.send(struct.pack("=I", _DROP) + _strings(layer))
+
+    async def ask(self, request: bytes, control: socket.socket, *more: int) -> None:
+        """Send a request with the other end of the socket that is to be answered on, and `more` descriptors."""
         while True:
             try:
-                socket.send_fds(self._socket, [request], [control.fileno()])
+                socket.send_fds(self._socket, [request], [control.fileno(), *more])
                 return
             except BlockingIOError:
                 await asyncio.sleep(0.001)
@@ -123,6 +178,10 @@ class Server:
             self.process.wait()
         cgroup.remove(self.cgroups, self.name)  # it does so itself unless it was killed
         self._claim.close()
+
+
+def _strings(*words: str) -> bytes:
+    return b"".join(os.fsencode(word) + b"\0" for word in words)
 
 
 def _system() -> tuple[list[str], list[str]]:

@@ -153,6 +153,59 @@ async def test_many_lives_leak_nothing(host):
     assert left == []
 
 
+async def test_forks_leak_nothing(host):
+    async def family() -> None:
+        root = await host.start(Spec())
+        await root.exec("head -c 3000000 /dev/zero > big")
+        every = [root, *await root.fork(3)]
+        await every[2].exec("echo x > f")
+        every += await every[2].fork(2)
+        snapshot = await every[4].snapshot()
+        every += await snapshot.fork()
+        await every.pop(2).close()
+        await asyncio.gather(snapshot.close(), *(each.close() for each in every))
+
+    await family()
+    server = host._server
+    before = len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{server.process.pid}/fd"))
+    for _ in range(5):
+        await family()
+    assert len(server.layers) == 0
+    assert (len(server._uids), server._holders) == (8192, {}) or os.geteuid() != 0
+    assert (len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{server.process.pid}/fd"))) == before
+
+
+async def test_a_fork_of_an_image_sees_the_image(host, tmp_path):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\n")
+    (tmp_path / "etc" / "motd").write_text("hello\n")
+    tmp_path.chmod(0o755)
+    for tool in ("usr", "bin", "lib", "lib64"):
+        (tmp_path / tool).mkdir()
+    shown = tuple(filter(os.path.isdir, ("/usr", "/bin", "/lib", "/lib64")))
+    one = await host.start(Spec(root=str(tmp_path), readonly=shown))
+    assert (await one.exec("cat /etc/motd; echo x > f")).stdout == b"hello\n"
+    (two,) = await one.fork()
+    await two.exec("echo y >> f; touch g")
+    (three,) = await two.fork()
+    found = [(await each.exec("cat /etc/motd f; ls; id -un; echo z > /dev/null")).stdout for each in (one, two, three)]
+    assert found == [b"hello\nx\nf\nagent\n", *[b"hello\nx\ny\nf\ng\nagent\n"] * 2]
+    assert sorted(path.name for path in (tmp_path / "etc").iterdir()) == ["motd", "passwd"]
+
+
+async def test_the_server_ends_with_a_paused_sandbox(host):
+    if "pause" in lacks(host):
+        pytest.skip("no freezer here")
+    mark = _mark()
+    sandbox = await host.start(Spec())
+    await sandbox.exec(f"sleep {mark} &")
+    await sandbox.pause()
+    host._server._socket.close()  # as when this process is killed
+    await asyncio.to_thread(host._server.process.wait, 20)
+    assert _processes_with(mark) == 0
+    assert _cgroups_of(os.getpid()) == []
+
+
 async def test_a_cancelled_start_leaves_nothing(host):
     await (await host.start(Spec())).close()
     before = len(os.listdir("/proc/self/fd"))

@@ -286,12 +286,29 @@ static void reap(void) {
         }
 }
 
+/* End daemons and whatever else is left of earlier commands, unless a command runs. */
+static void quieten(uint32_t id) {
+    struct quieted answer = {QUIETED, id, running()};
+    pid_t pid = 0;
+    if (!answer.busy)
+        kill(-1, SIGKILL);
+    for (int rounds = 0; !answer.busy && rounds < 2000; rounds++) {
+        while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+            ;
+        if (pid < 0)
+            break;
+        usleep(rounds < 50 ? 100 : 1000);
+    }
+    answer.busy += pid == 0 && !answer.busy; /* something does not die */
+    send_packet(control, &answer, sizeof answer, NULL, 0);
+}
+
 /* ---- the loop --------------------------------------------------------------------------------------------------- */
 
 static void listen_to_host(void) {
     for (;;) {
         int fd;
-        ssize_t n = receive_packet(control, buffer, PACKET_MAX, &fd);
+        ssize_t n = receive_packet(control, buffer, PACKET_MAX, &fd, 1);
         if (n < 0 && errno == EAGAIN)
             return;
         if (n <= 0)
@@ -310,6 +327,10 @@ static void listen_to_host(void) {
             for (int i = 0; i < COMMANDS_MAX; i++)
                 if (commands[i].used == 1 && commands[i].id == k.id)
                     kill_command(&commands[i]);
+        } else if (type == QUIET && (size_t)n == sizeof(struct quiet)) {
+            struct quiet q;
+            memcpy(&q, buffer, sizeof q);
+            quieten(q.id);
         }
         if (fd >= 0)
             close(fd);

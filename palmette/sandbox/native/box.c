@@ -30,7 +30,7 @@
 #define GATEWAY_PORT 8000
 #define HOSTS "127.0.0.1 localhost sandbox\n" GATEWAY_HOST " gateway\n"
 
-static int control, image; /* image: the root comes from a directory that somebody else has filled */
+static int control, image; /* image: somebody else has filled the root, or may have */
 
 static void __attribute__((noreturn)) fail(const char *stage) {
     send_failure(control, stage, errno);
@@ -123,19 +123,21 @@ static void limit_by_rlimit(const struct box *b) {
         files.rlim_max = now.rlim_max, files.rlim_cur = now.rlim_max < 1024 ? now.rlim_max : 1024;
     setrlimit(RLIMIT_NOFILE, &files);
     setrlimit(RLIMIT_CORE, &none);
-    if (!b->rootless) /* without an own uid the count would be shared with every other sandbox and program */
+    if (!b->cgroup && !b->rootless) /* without an own uid the count would be shared with every other program */
         setrlimit(RLIMIT_NPROC, &processes);
     if (!b->cgroup)
         setrlimit(RLIMIT_AS, &memory);
 }
 
+static const struct {
+    const char *name;
+    int minor;
+} devices[] = {{"null", 3}, {"zero", 5}, {"full", 7}, {"random", 8}, {"urandom", 9}};
+#define DEVICES (sizeof devices / sizeof *devices)
+
 static void make_devices(void) {
-    static const struct {
-        const char *name;
-        int minor;
-    } devices[] = {{"null", 3}, {"zero", 5}, {"full", 7}, {"random", 8}, {"urandom", 9}};
     make("/dev", 0755);
-    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
+    for (size_t i = 0; i < DEVICES; i++) {
         char at[32], from[32];
         snprintf(at, sizeof at, "/b/dev/%s", devices[i].name);
         snprintf(from, sizeof from, "/d/%s", devices[i].name);
@@ -151,6 +153,17 @@ static void make_devices(void) {
         fail("/dev");
     make("/dev/shm", 01777);
     chmod("/b/dev/shm", 01777);
+}
+
+/* In a fork: the files are there, the mounts over them are not. */
+static void bind_devices_again(void) {
+    for (size_t i = 0; i < DEVICES; i++) {
+        char at[32], from[32];
+        snprintf(at, sizeof at, "/b/dev/%s", devices[i].name);
+        snprintf(from, sizeof from, "/d/%s", devices[i].name);
+        if (access(from, F_OK) == 0 && mount(from, at, NULL, MS_BIND, NULL))
+            fail(at + 2);
+    }
 }
 
 static void make_names(uint32_t uid, const char *home) {
@@ -178,6 +191,22 @@ static void make_names(uint32_t uid, const char *home) {
         fail("/etc");
 }
 
+/* Nobody may have put a symlink where the server is to mount something: it would lead to the server's own files. */
+static void refuse_links(const char *path) {
+    char at[4300];
+    struct stat info;
+    int length = snprintf(at, sizeof at, "/b%s", path);
+    for (int i = 3; i <= length; i++) {
+        char end = at[i];
+        if (end != '/' && end)
+            continue;
+        at[i] = 0;
+        if (lstat(at, &info) == 0 && S_ISLNK(info.st_mode))
+            errno = ELOOP, fail(path);
+        at[i] = end;
+    }
+}
+
 static void bind_all(const struct request *r, const char **at) {
     for (uint32_t i = 0; i < r->binds; i++) {
         const char *key = next(at);
@@ -187,6 +216,8 @@ static void bind_all(const struct request *r, const char **at) {
         snprintf(to, sizeof to, "/b%s", path);
         if (is_image(key))
             continue;
+        if (image)
+            refuse_links(path);
         struct stat source, target;
         if (stat(from, &source))
             fail(path);
@@ -207,18 +238,6 @@ static void bind_all(const struct request *r, const char **at) {
     }
 }
 
-/* Lay the image below /b, where the tmpfs is: what the sandbox writes goes there, the image stays as it is. */
-static void lay_image(const struct box *b, const char *key) {
-    char options[128];
-    int length = snprintf(options, sizeof options, "lowerdir=/m/%d,upperdir=/b/u,workdir=/b/w,xino=on%s",
-                          bind_index(key), b->rootless ? ",userxattr" : "");
-    if (mkdir("/b/u", 0755) || mkdir("/b/w", 0755) || length >= (int)sizeof options ||
-        mount("sandbox", "/b", "overlay", MS_NOSUID, options))
-        fail("mounting the image as an overlay");
-    if (rmdir("/b/dev") && errno != ENOENT) /* devices of any kind might be in it */
-        fail("the image's /dev is not empty; import it with palmette sandbox images build");
-}
-
 static uid_t keeper; /* of what the image holds in the work directory */
 
 static int hand_over(const char *path, const struct stat *info, int kind, struct FTW *at) {
@@ -226,15 +245,21 @@ static int hand_over(const char *path, const struct stat *info, int kind, struct
     return lchown(path, keeper, keeper);
 }
 
-static void make_root(const struct box *b, const char *at) {
-    const struct request *r = &b->request;
+/* The root as layers, or as a plain tmpfs of its own: what the sandbox writes stays in it either way. */
+static void mount_root(const struct request *r, int stacked) {
     char options[128];
     snprintf(options, sizeof options, "size=%um,nr_inodes=%u,mode=755", r->disk_mb, r->inodes + SYSTEM_INODES);
-    if (mount("sandbox", "/b", "tmpfs", MS_NOSUID, options))
+    if (stacked < 0 && mount("sandbox", "/b", "tmpfs", MS_NOSUID, options))
         fail("mounting the root tmpfs");
-    image = !r->links && r->binds && is_image(at);
-    if (image)
-        lay_image(b, at);
+    if (stacked >= 0 && syscall(SYS_move_mount, stacked, "", AT_FDCWD, "/b", MOVE_MOUNT_F_EMPTY_PATH))
+        fail("mounting the root");
+    if (image && !r->lowers && rmdir("/b/dev") && errno != ENOENT) /* devices of any kind might be in it */
+        fail("the image's /dev is not empty; import it with palmette sandbox images build");
+}
+
+/* What a fork finds in its lower layers already. */
+static void furnish(const struct box *b, const char *at) {
+    const struct request *r = &b->request;
     for (uint32_t i = 0; i < r->links; i++) {
         char path[4200];
         const char *target = next(&at);
@@ -264,6 +289,17 @@ static void make_root(const struct box *b, const char *at) {
     keeper = r->uid;
     if (image && !b->rootless && nftw(home, hand_over, 16, FTW_PHYS | FTW_MOUNT))
         fail("the image's work directory");
+}
+
+static void make_root(const struct box *b, const char *at, int stacked) {
+    const struct request *r = &b->request;
+    mount_root(r, stacked);
+    if (r->lowers)
+        bind_devices_again();
+    else
+        furnish(b, at);
+    for (uint32_t i = 0; i < 2 * r->links; i++)
+        next(&at);
     bind_all(r, &at);
     make("/proc", 0555);
     if (mount("proc", "/b/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
@@ -309,25 +345,45 @@ static void drop_rights(const struct box *b) {
 void enter_box(const struct box *b) {
     const char *at = b->strings;
     const char *name = next(&at);
-    control = dup2(b->control, 3);
-    close_range(4, ~0u, 0);
+    const struct request *r = &b->request;
+    const char *first = at;
+    for (uint32_t i = 0; i < 2 * r->links; i++)
+        next(&first);
+    int pictured = r->binds && is_image(first), stacked = -1;
+    control = b->control, image = pictured || r->lowers;
     umask(022);
     if (b->cgroup)
         limit_by_cgroup(b, name);
-    if (unshare(CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP))
+    if (image) {
+        char from[32];
+        snprintf(from, sizeof from, "/m/%d", pictured ? bind_index(first) : 0);
+        stacked = stack_layers(r->layer, r->disk_mb, r->inodes + SYSTEM_INODES, pictured ? from : NULL, b->lowers,
+                               r->lowers);
+        if (stacked < 0)
+            fail("stacking layers (images and forks need Linux 6.5)");
+    }
+    control = dup2(control, 3);
+    stacked = stacked < 0 ? -1 : dup2(stacked, 4);
+    close_range(stacked < 0 ? 4 : 5, ~0u, 0);
+    if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP))
         fail("making namespaces");
-    make_root(b, at);
-    int fds[2] = {open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), open_network(b->request.gateway)};
-    if (sethostname("sandbox", 7) || fds[0] < 0)
+    make_root(b, at, stacked);
+    close(4);
+    int fds[3] = {open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), -1, -1}, count = 1;
+    int listener = open_network(r->gateway);
+    if (listener >= 0)
+        fds[count++] = listener;
+    if (b->rootless) /* else a pidfd leads there */
+        fds[count++] = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    if (sethostname("sandbox", 7) || fds[0] < 0 || fds[count - 1] < 0)
         fail("entering the new root");
     limit_by_rlimit(b);
     drop_rights(b);
     setsid();
-    uint32_t ready = READY;
-    if (send_packet(control, &ready, sizeof ready, fds, b->request.gateway ? 2 : 1))
+    uint32_t ready[2] = {READY, listener >= 0};
+    if (send_packet(control, ready, sizeof ready, fds, count))
         _exit(1);
-    close(fds[0]);
-    if (fds[1] >= 0)
-        close(fds[1]);
+    for (int i = 0; i < count; i++)
+        close(fds[i]);
     run_agent(control, b->request.output_bytes, b->request.ttl_ms);
 }

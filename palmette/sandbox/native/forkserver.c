@@ -1,7 +1,7 @@
 /* Starts sandboxes on request: one process per host, single-threaded, with a mount namespace of its own that holds
  * almost nothing, so that a child copies a handful of mounts and not the machine's table.
  *
- *     forkserver SOCKET ROOTLESS FILTER CGROUP_VERSION [CGROUP MEMORY_DIRECTORY [PIDS_DIRECTORY]]
+ *     forkserver SOCKET ROOTLESS FILTER CGROUP_VERSION [CGROUP MEMORY_DIRECTORY [PIDS_DIRECTORY [FREEZER]]]
  *
  * Each request comes with the sandbox's end of its control socket, and everything about that sandbox is answered there.
  * When the owner dies or lets go of SOCKET, all sandboxes are killed and their cgroups removed. */
@@ -45,8 +45,8 @@ static struct {
 } binds[BINDS_MAX];
 static int bind_count, bind_serial;
 static unsigned requests;
-static int server, host_mounts, own_mounts, host_root, rootless, cgroup;
-static const char *cgroup_name, *cgroup_paths[2]; /* a cgroup of ours, made below each path */
+static int server, host_mounts, own_mounts, host_root, host_proc, rootless, cgroup;
+static const char *cgroup_name, *cgroup_paths[3]; /* a cgroup of ours below each: v2, or v1 memory, pids, freezer */
 
 static void __attribute__((noreturn)) die(const char *stage) {
     send_failure(server, stage, errno);
@@ -54,6 +54,8 @@ static void __attribute__((noreturn)) die(const char *stage) {
 }
 
 /* ---- mounts of the host ----------------------------------------------------------------------------------------- */
+
+int open_own_mounts(void) { return openat(host_proc, "self/ns/mnt", O_RDONLY | O_CLOEXEC); }
 
 static int enter_mounts(int ns) { return syscall(SYS_setns, ns, CLONE_NEWNS); }
 
@@ -177,11 +179,12 @@ static void bind_devices(void) {
 static void enter_own_mounts(void) {
     if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
         die("making a mount namespace (is CAP_SYS_ADMIN missing?)");
-    host_mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    host_proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    host_mounts = open_own_mounts();
     host_root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (unshare(CLONE_NEWNS))
         die("making a mount namespace");
-    own_mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    own_mounts = open_own_mounts();
     if (host_mounts < 0 || host_root < 0 || own_mounts < 0)
         die("opening /proc/self/ns/mnt");
     if (mount("palmette", "/tmp", "tmpfs", MS_NOSUID, "size=4m,mode=755")) /* our own view of /tmp; soon our root */
@@ -193,11 +196,14 @@ static void enter_own_mounts(void) {
     if (syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
         die("changing the server's root");
     bind_devices();
+    if (open_attic(own_mounts, rootless))
+        die("making a place for layers");
+    close(host_proc);
 }
 
 static void make_cgroups(void) {
     char at[300];
-    for (int i = 0; i < 2 && cgroup_paths[i]; i++) {
+    for (int i = 0; i < 3 && cgroup_paths[i]; i++) {
         snprintf(at, sizeof at, "/cg/%d", i);
         if (show(cgroup_paths[i], at, 0))
             die(cgroup_paths[i]);
@@ -226,8 +232,10 @@ static int parse(struct box *box, char *packet, size_t length) {
     const char *at = box->strings, *end = packet + length;
     const struct request *r = &box->request;
     size_t wanted = 1 + 2 * (size_t)r->links + r->binds + r->directories, found = 0;
-    for (; at < end; at += strlen(at) + 1)
-        found++;
+    for (; at < end; at += strlen(at) + 1, found++)
+        if (found == wanted)
+            box->lowers = at;
+    wanted += r->lowers;
     return wanted == found && r->directories > 0 && r->binds <= BINDS_MAX ? 0 : -1;
 }
 
@@ -248,8 +256,8 @@ static void start(char *packet, size_t length, int control) {
     }
     struct child *child = calloc(1, sizeof *child);
     int pidfd = -1;
-    /* legacy clone: clone3 is filtered */
-    pid_t pid = child ? syscall(SYS_clone, CLONE_NEWPID | CLONE_NEWNS | CLONE_PIDFD | SIGCHLD, 0, &pidfd, 0, 0) : -1;
+    /* legacy clone: clone3 is filtered; its own mounts come later, after a look into the attic */
+    pid_t pid = child ? syscall(SYS_clone, CLONE_NEWPID | CLONE_PIDFD | SIGCHLD, 0, &pidfd, 0, 0) : -1;
     if (pid == 0)
         enter_box(&box);
     if (pid < 0) {
@@ -264,10 +272,31 @@ static void start(char *packet, size_t length, int control) {
     close(pidfd);
 }
 
+static void start_rotation(const char *packet, size_t length, int answer, int target) {
+    struct rotate r;
+    memcpy(&r, packet, sizeof r);
+    const char *strings = packet + sizeof r, *key = strings, *end = packet + length;
+    size_t wanted = (size_t)r.lowers + (r.image != 0) + r.points, found = 0;
+    for (const char *at = strings; at < end; at += strlen(at) + 1, found++)
+        key = found == r.lowers ? at : key;
+    errno = EINVAL;
+    if (packet[length - 1] || found != wanted) {
+        send_failure(answer, "a malformed request", errno);
+    } else if (r.image && add_binds(key, 1)) {
+        send_failure(answer, key, errno);
+    } else {
+        pid_t pid = fork();
+        if (pid == 0)
+            enter_rotation(&r, strings, answer, target);
+        if (pid < 0)
+            send_failure(answer, "forking", errno);
+    }
+}
+
 /* Remove a dead sandbox's cgroups; false while the kernel still counts a task in them. */
 static int forget(const struct child *c) {
     int gone = 1;
-    for (int i = 0; i < 2 && cgroup_paths[i]; i++)
+    for (int i = 0; i < 3 && cgroup_paths[i]; i++)
         gone &= remove_cgroup(i, c->name);
     return gone;
 }
@@ -292,15 +321,29 @@ static int sweep(void) {
     return waiting;
 }
 
+/* A frozen process does not die before it is thawed (v1). */
+static void thaw(const struct child *c) {
+    char at[400];
+    snprintf(at, sizeof at, "/cg/2/%s/freezer.state", c->name);
+    int fd = cgroup_paths[2] ? open(at, O_WRONLY | O_CLOEXEC) : -1;
+    if (fd < 0)
+        return;
+    if (write(fd, "THAWED", 6) < 0)
+        usleep(1000);
+    close(fd);
+}
+
 static void __attribute__((noreturn)) end(void) {
     for (struct child *c = children; c; c = c->next)
-        if (c->pid && kill(c->pid, SIGKILL) == 0)
+        if (c->pid && kill(c->pid, SIGKILL) == 0) {
+            thaw(c);
             usleep(1000000 / KILLS_PER_S);
+        }
     for (int tries = 0; children && tries < 1000; tries++) {
         sweep();
         usleep(5000);
     }
-    for (int i = 0; i < 2 && cgroup_paths[i]; i++)
+    for (int i = 0; i < 3 && cgroup_paths[i]; i++)
         for (int tries = 0; !remove_cgroup(i, cgroup_name) && tries < 200; tries++)
             usleep(5000);
     _exit(0);
@@ -328,14 +371,21 @@ static void serve(int owner) {
         if (polls[1].revents || waiting)
             waiting = sweep();
         if (polls[0].revents) {
-            int control;
-            ssize_t length = receive_packet(server, packet, sizeof packet, &control);
+            int fds[2];
+            uint32_t type = 0;
+            ssize_t length = receive_packet(server, packet, sizeof packet, fds, 2);
             if (length <= 0)
                 end();
-            if (control >= 0) {
-                start(packet, length, control);
-                close(control);
-            }
+            memcpy(&type, packet, (size_t)length < sizeof type ? (size_t)length : sizeof type);
+            if (type == START && fds[0] >= 0)
+                start(packet, length, fds[0]);
+            else if (type == ROTATE && fds[1] >= 0 && (size_t)length > sizeof(struct rotate))
+                start_rotation(packet, length, fds[0], fds[1]);
+            else if (type == DROP && packet[length - 1] == 0)
+                drop_layer(packet + sizeof(struct drop));
+            for (int i = 0; i < 2; i++)
+                if (fds[i] >= 0)
+                    close(fds[i]);
         }
     }
 }
@@ -346,7 +396,7 @@ int main(int argc, char **argv) {
     server = atoi(argv[1]), rootless = atoi(argv[2]), cgroup = atoi(argv[4]);
     int filtered = atoi(argv[3]);
     cgroup_name = strdup(argc > 5 ? argv[5] : "");
-    for (int i = 0; i < 2 && argc > 6 + i; i++)
+    for (int i = 0; i < 3 && argc > 6 + i; i++)
         cgroup_paths[i] = strdup(argv[6 + i]);
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0)

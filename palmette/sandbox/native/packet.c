@@ -28,19 +28,21 @@ int send_packet(int socket, const void *data, size_t length, const int *fds, int
     return sent < 0 ? -1 : 0;
 }
 
-/* *fd is the one descriptor that came along, or -1. */
-ssize_t receive_packet(int socket, void *data, size_t room, int *fd) {
-    char space[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8)));
+/* fds are the descriptors that came along, -1 where there are fewer than `count`. */
+ssize_t receive_packet(int socket, void *data, size_t room, int *fds, int count) {
+    char space[CMSG_SPACE(4 * sizeof(int))] __attribute__((aligned(8)));
     struct iovec part = {data, room};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = space};
+    message.msg_controllen = CMSG_LEN(count * sizeof(int));
     ssize_t length;
     do
         length = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
     while (length < 0 && errno == EINTR);
-    *fd = -1;
+    for (int i = 0; i < count; i++)
+        fds[i] = -1;
     struct cmsghdr *head = length > 0 ? CMSG_FIRSTHDR(&message) : NULL;
     if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS)
-        memcpy(fd, CMSG_DATA(head), sizeof(int));
+        memcpy(fds, CMSG_DATA(head), head->cmsg_len - CMSG_LEN(0));
     return length;
 }
 

@@ -7,8 +7,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum to_host { SERVER_READY = 1, STARTED, READY, FAILED, OUTPUT, DONE };
-enum to_agent { SPAWN = 1, KILL };
+enum to_host { SERVER_READY = 1, STARTED, READY, FAILED, OUTPUT, DONE, QUIETED };
+enum to_agent { SPAWN = 1, KILL, QUIET };
+enum to_server { START = 1, ROTATE, DROP };
 enum how { EXITED, SIGNALLED, TIMED_OUT };
 
 #define PACKET_MAX (160 * 1024) /* of one frame to the agent */
@@ -17,9 +18,24 @@ enum how { EXITED, SIGNALLED, TIMED_OUT };
 
 /* To the fork server, with the sandbox's end of the control socket. Strings follow, each ended by NUL: the name, then
  * `links` pairs (target, path), then `binds` keys (path and inode; with "\n/" at its end the first is a whole root file
- * system, the lower layer of an overlay), then `directories`, writable, the first of them the work directory. */
+ * system, the lower layer of an overlay), then `directories`, writable, the first of them the work directory, then
+ * `lowers` names of layers, topmost first. `layer` numbers the new writable layer where the root is an overlay. */
 struct request {
-    uint32_t uid, memory_mb, pids, disk_mb, inodes, output_bytes, ttl_ms, gateway, links, binds, directories;
+    uint32_t type, uid, memory_mb, pids, disk_mb, inodes, output_bytes, ttl_ms, gateway, links, binds, directories;
+    uint32_t layer, lowers;
+};
+
+/* To the fork server, with a socket for the answer (READY and the new root, or FAILED) and a pidfd of the sandbox or its
+ * mount namespace: a new writable layer over what the sandbox has. Strings follow: `lowers` names of layers, topmost
+ * first, the key of the image if `image`, then `points`, where its other mounts are. With `kept` the sandbox's root as
+ * it is becomes the layer of that number and the only lower one: by copying if `flat`. */
+struct rotate {
+    uint32_t type, layer, kept, flat, disk_mb, inodes, lowers, image, points;
+};
+
+/* To the fork server: let go of the layer whose name follows. */
+struct drop {
+    uint32_t type;
 };
 
 /* To the agent, with a descriptor for stdin when `has_stdin`. Strings follow: cwd, argv..., env... */
@@ -28,6 +44,11 @@ struct spawn {
 };
 
 struct kill {
+    uint32_t type, id;
+};
+
+/* End whatever runs besides you. */
+struct quiet {
     uint32_t type, id;
 };
 
@@ -46,6 +67,11 @@ struct output {
     uint32_t type, id;
 };
 
+/* Nothing runs, or `busy` commands do. */
+struct quieted {
+    uint32_t type, id, busy;
+};
+
 /* The end of a command. What is left of stdout + stderr (their lengths are given, with all earlier OUTPUT) follows. */
 struct done {
     uint32_t type, id, how;
@@ -56,7 +82,7 @@ struct done {
 
 /* packet.c */
 int send_packet(int socket, const void *data, size_t length, const int *fds, int count);
-ssize_t receive_packet(int socket, void *data, size_t room, int *fd);
+ssize_t receive_packet(int socket, void *data, size_t room, int *fds, int count);
 void send_failure(int socket, const char *stage, int error);
 /* filter.c */
 int install_filter(void);
@@ -64,10 +90,21 @@ int install_filter(void);
 struct box {
     struct request request;
     const char *strings;
+    const char *lowers;
     int control, cgroup, rootless;
 };
 void enter_box(const struct box *box) __attribute__((noreturn));
+/* forkserver.c */
 int bind_index(const char *key);
+int open_own_mounts(void);
+/* layers.c */
+int open_attic(int own_mounts, int rootless);
+int stack_layers(uint32_t layer, uint32_t disk_mb, uint32_t inodes, const char *image, const char *lowers,
+                 uint32_t count);
+void drop_layer(const char *name);
+void enter_rotation(const struct rotate *r, const char *strings, int answer, int target) __attribute__((noreturn));
+/* flatten.c */
+int copy_tree(int from, const char *to);
 /* agent.c */
 void run_agent(int control, uint32_t output_bytes, uint32_t ttl_ms) __attribute__((noreturn));
 /* processes.c */

@@ -1,0 +1,334 @@
+"""One sandbox of the namespace host: its commands through pid 1, its files from outside, its copies by layers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from palmette.sandbox.agent import Agent
+from palmette.sandbox.api import Busy, Result, SandboxError, SandboxLost, Spec, StartFailed, Status
+from palmette.sandbox.descriptors import readable
+from palmette.sandbox.files import Files
+from palmette.sandbox.layers import Stack
+from palmette.sandbox.layout import PATH
+from palmette.sandbox.relay import Relay
+from palmette.sandbox.server import START_TIMEOUT_S, Server, explained
+
+if TYPE_CHECKING:
+    from palmette.sandbox.namespace import NamespaceHost
+
+GATEWAY_URL = "http://127.77.0.1:8000"
+_DEPTH = 64  # layers; the next fork copies them into one
+_DEPTH_OF_IMAGES = 400  # these cannot be copied into one; the kernel takes 500
+
+
+class NamespaceSandbox:
+    """One running sandbox; made by `NamespaceHost.start`."""
+
+    def __init__(self, name: str, spec: Spec, host: NamespaceHost, server: Server, stack: Stack, uid: int) -> None:
+        self._id = name
+        self._spec = spec
+        self._host = host
+        self._server = server
+        self._agent: Agent | None = None
+        self._files: Files | None = None
+        self._relay: Relay | None = None
+        self._stack = stack
+        self._uid = uid
+        self._mounts = -1
+        self._working = 0  # transfers under way
+        self._changed = True  # since the last snapshot
+        self._still = asyncio.Lock()  # held while the files are frozen
+        self._paused = False
+        server.layers.hold(stack.names)
+        self._began = time.monotonic()
+        self._lost: str | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._environment = {"PATH": PATH, "HOME": spec.workdir, "USER": "agent", "LANG": "C.UTF-8", **spec.env}
+
+    @property
+    def id(self) -> str:
+        """Name of the sandbox, unique on this machine while it lives."""
+        return self._id
+
+    @property
+    def gateway_url(self) -> str | None:
+        """Address of the gateway inside the sandbox, or None without a network."""
+        return GATEWAY_URL if self._spec.gateway else None
+
+    async def exec(
+        self,
+        command: str | Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout_s: float = 60.0,
+    ) -> Result:
+        """Run an argv, or a string through ``/bin/sh -c``. Raises `SandboxLost`."""
+        argv = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
+        if not argv:
+            raise ValueError("an empty command")
+        if self._still.locked():
+            async with self._still:
+                pass
+        agent = self._alive()
+        if self._paused:
+            raise Busy(f"sandbox {self._id} is paused: resume it first")
+        self._changed = True
+        killed = self._server.cgroups.out_of_memory(self._id)
+        watchdog = asyncio.get_running_loop().call_later(timeout_s + 30, self._suspect, timeout_s)
+        try:
+            result = await agent.run(
+                argv,
+                stdin=stdin,
+                env={**self._environment, **(env or {})},
+                cwd=os.path.join(self._spec.workdir, cwd or ""),
+                timeout_s=timeout_s,
+            )
+        except SandboxLost:
+            raise self._gone() from None
+        finally:
+            watchdog.cancel()
+        if result.exit_code == 128 + signal.SIGKILL and self._server.cgroups.out_of_memory(self._id) > killed:
+            return replace(result, status=Status.OOM)
+        return result
+
+    async def upload(self, files_tar: bytes, path: str = ".") -> None:
+        """Unpack a tar archive below `path`. Raises `PathRefused`, `SandboxLost`."""
+        async with self._transfer() as files:
+            await asyncio.to_thread(files.unpack, files_tar, path)
+
+    async def download(self, path: str = ".") -> bytes:
+        """Return the directory or file as a deterministic tar. Raises `PathRefused`, `SandboxLost`."""
+        async with self._transfer() as files:
+            return await asyncio.to_thread(files.pack, path)
+
+    async def read(self, path: str) -> bytes:
+        """Return a regular file's bytes. Raises `PathRefused`, `SandboxLost`."""
+        async with self._transfer() as files:
+            return files.read(path)
+
+    async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """Write a file, making parent directories. Raises `PathRefused`, `SandboxLost`."""
+        async with self._transfer() as files:
+            files.write(path, data, mode)
+
+    async def snapshot(self) -> NamespaceSnapshot:
+        """Keep the files as they are. Raises `Busy`, `SandboxLost`."""
+        async with self._still:
+            self._check()
+            if self._paused:
+                raise Busy(f"sandbox {self._id} is paused: resume it first")
+            if self._changed:
+                await self._freeze()
+            return NamespaceSnapshot(self._spec, self._stack.lowers, self._uid, self._host, self._server)
+
+    async def fork(self, n: int = 1) -> list[NamespaceSandbox]:
+        """Start `n` copies. Raises `Busy`, `SandboxLost`, `StartFailed`."""
+        snapshot = await self.snapshot()
+        try:
+            return await snapshot.fork(n)
+        finally:
+            await snapshot.close()
+
+    async def pause(self) -> None:
+        """Stop every process where it is. Idempotent. Raises `SandboxLost`, and `SandboxError` without a freezer."""
+        async with self._still:
+            self._check()
+            if not self._server.cgroups.freezes:
+                raise SandboxError(f"sandbox {self._id} cannot be paused: no cgroup freezer here")
+            if not self._paused:
+                self._paused = True
+                if not await asyncio.to_thread(self._server.cgroups.freeze, self._id):
+                    self._resume()
+                    raise SandboxError(f"sandbox {self._id} cannot be paused: a process does not stop")
+
+    async def resume(self) -> None:
+        """Let the processes go on. Idempotent. Raises `SandboxLost`."""
+        async with self._still:
+            self._check()
+            self._resume()
+
+    async def close(self) -> None:
+        """End every process and free everything. Idempotent; never raises for a sandbox already gone."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def start(self) -> None:
+        """Have it started; once, by its host. Raises `StartFailed`."""
+        request = self._server.request(self._id, self._spec, self._uid, self._stack.top, self._stack.lowers)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        self._agent = Agent(ours, self._end)
+        with theirs:
+            await self._server.ask(request, theirs)
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._agent.ready
+        except TimeoutError:
+            raise StartFailed(f"no answer from a new sandbox within {START_TIMEOUT_S:.0f} s") from None
+        except SandboxError as error:
+            raise explained(str(error)) from None
+        box = self._agent.take_box()
+        self._mounts = box.mounts
+        self._files = self._files_below(box.root)
+        self._changed = not self._stack.lowers
+        if self._spec.gateway:
+            self._relay = Relay(socket.socket(fileno=box.listener), self._spec.gateway)
+
+    async def _close(self) -> None:
+        self._end("it was closed")
+        pidfd = self._agent.box.pidfd if self._agent else -1
+        if pidfd < 0:
+            return
+        await self._host.throttle_kill()
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        self._resume()  # a frozen process does not die
+        await readable(pidfd, timeout_s=10.0)
+        os.close(pidfd)
+
+    def _end(self, why: str) -> None:
+        """Let go of everything but the pidfd; called by whichever end of the sandbox comes first."""
+        if self._lost is not None:
+            return
+        if time.monotonic() - self._began >= self._spec.ttl_s:
+            why = f"its time to live of {self._spec.ttl_s:g} s ended"
+        self._lost = why
+        if self._agent:
+            self._agent.close(why)
+        if self._relay:
+            self._relay.close()
+        if self._files:
+            self._files.close()
+        if self._mounts >= 0:
+            os.close(self._mounts)
+        self._server.return_uid(self._uid)
+        self._server.layers.release(self._stack.names)
+        self._host.forget(self._id)
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+
+    async def _freeze(self) -> None:
+        """Make what is written so far a lower layer, and lay a new one on it."""
+        agent = self._alive()
+        busy = self._working or await agent.quiet()
+        if busy:
+            raise Busy(f"sandbox {self._id} is busy with {busy} command(s) or transfer(s): wait for their end")
+        server, lowers = self._server, self._stack.frozen()
+        flat = len(lowers) >= _DEPTH and not self._spec.root
+        if len(lowers) >= _DEPTH_OF_IMAGES:
+            raise SandboxError(f"sandbox {self._id} is {len(lowers)} forks deep, as deep as over an image it can be")
+        kept = server.layers.fresh() if flat or not lowers else 0
+        stack = Stack(top=server.layers.fresh(), lowers=(str(kept),) if kept else lowers)
+        server.layers.hold(stack.names)
+        request = server.rotation(self._spec, layer=stack.top, kept=kept, flat=flat, lowers=() if kept else lowers)
+        target = self._mounts if self._mounts >= 0 else agent.box.pidfd
+        try:
+            root = await asyncio.shield(server.rotate(request, target))
+        except BaseException as error:
+            server.layers.release(stack.names)
+            self._end(f"its files could not be frozen ({error or type(error).__name__})")
+            raise
+        if self._lost is not None:
+            os.close(root)
+            server.layers.release(stack.names)
+            raise self._gone()
+        server.layers.release(self._stack.names)
+        self._stack = stack
+        self._reachable().close()
+        self._files = self._files_below(root)
+        self._changed = False
+
+    def _files_below(self, root: int) -> Files:
+        owner = None if self._server.rootless else (self._uid, self._uid)
+        limit_bytes = (self._spec.limits.disk_mb << 20) * (1 + len(self._stack.lowers))
+        return Files(root, workdir=self._spec.workdir, owner=owner, limit_bytes=limit_bytes)
+
+    @asynccontextmanager
+    async def _transfer(self) -> AsyncIterator[Files]:
+        if self._still.locked():
+            async with self._still:
+                pass
+        files = self._reachable()
+        self._changed = True
+        self._working += 1
+        try:
+            yield files
+        finally:
+            self._working -= 1
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._server.cgroups.thaw(self._id)
+
+    def _suspect(self, timeout_s: float) -> None:
+        """A command should have ended long ago: unless it is paused, its pid 1 does not do its work."""
+        if self._paused and self._lost is None:
+            asyncio.get_running_loop().call_later(timeout_s + 30, self._suspect, timeout_s)
+        else:
+            self._end("its first process does not answer")
+
+    def _alive(self) -> Agent:
+        if self._lost is not None or self._agent is None:
+            raise self._gone()
+        return self._agent
+
+    def _check(self) -> None:
+        if self._lost is not None:
+            raise self._gone()
+
+    def _reachable(self) -> Files:
+        if self._lost is not None or self._files is None:
+            raise self._gone()
+        return self._files
+
+    def _gone(self) -> SandboxLost:
+        return SandboxLost(f"sandbox {self._id} is gone: {self._lost}")
+
+
+class NamespaceSnapshot:
+    """Frozen layers; made by `NamespaceSandbox.snapshot`."""
+
+    def __init__(self, spec: Spec, lowers: tuple[str, ...], uid: int, host: NamespaceHost, server: Server) -> None:
+        self._spec = spec
+        self._stack = Stack(lowers=lowers)
+        self._uid = server.hold_uid(uid)
+        self._host = host
+        self._server = server
+        self._open = True
+        server.layers.hold(self._stack.names)
+
+    async def fork(self, n: int = 1) -> list[NamespaceSandbox]:
+        """Start `n` sandboxes from these files. Raises `StartFailed`; then none of them is left."""
+        if not self._open:
+            raise StartFailed("the snapshot is closed")
+        if n < 1:
+            raise ValueError(f"fork(n) needs n of at least 1, not {n}")
+        start = self._host.start_copy
+        starts = [asyncio.ensure_future(start(self._spec, self._stack.lowers, self._uid)) for _ in range(n)]
+        try:
+            return await asyncio.gather(*starts)
+        except BaseException:
+            for task in starts:
+                task.cancel()
+            done = await asyncio.gather(*starts, return_exceptions=True)
+            await asyncio.gather(*(copy.close() for copy in done if isinstance(copy, NamespaceSandbox)))
+            raise
+
+    async def close(self) -> None:
+        """Let go of the files. Idempotent."""
+        if self._open:
+            self._open = False
+            self._server.layers.release(self._stack.names)
+            self._server.return_uid(self._uid)
