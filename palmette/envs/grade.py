@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from palmette.envs.api import Task
-from palmette.envs.prepare import spec_for, tar_directory
+from palmette.envs.prepare import prepare_clean, spec_for, tar_directory
 from palmette.sandbox.api import Host, PathRefused, Sandbox, SandboxError, Status
 
 _REWARD_FILE = "/logs/verifier/reward.txt"
@@ -89,6 +89,7 @@ class Grader:
         self.graded += 1
         clean = await self._host.start(spec_for(task, owner=f"verify/{task.name}"))
         try:
+            await prepare_clean(clean, task)
             await clean.upload(state, task.workdir)
             return await _run_tests(task, clean)
         finally:

@@ -1,43 +1,43 @@
 """Turns a task's `environment/` into a prepared sandbox.
 
-The Dockerfile subset understood here is FROM (the host's own system stands in for any base), WORKDIR, COPY and ENV;
-anything else is refused by name. Images proper come with the sandbox issue.
+What a Dockerfile copies and sets is done in every sandbox; what it runs is done once and kept as an image (see
+`palmette.sandbox.image_build`). A base that is not known here stands for the machine's own system, unless something
+is to be run in it.
 """
 
 from __future__ import annotations
 
-import io
-import shlex
-import tarfile
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from palmette.envs.api import Task
 from palmette.envs.toolchain import python_toolchain
 from palmette.errors import UserError
 from palmette.sandbox.api import Limits, Sandbox, Spec
+from palmette.sandbox.dockerfile import Copy, Dockerfile, read_dockerfile
+from palmette.sandbox.image_build import image_below, packed
+from palmette.sandbox.images import Image, Images
+from palmette.sandbox.layout import PATH
 
 _SLACK_S = 120.0  # starting, uploading and a queue for the verifier, on top of the two deadlines of the task
 _LIMITS = Limits()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """What a Dockerfile of the subset says: copies of (source below environment/, absolute target), and variables."""
-
-    copies: tuple[tuple[str, str], ...]
-    env: dict[str, str]
-
-
 def spec_for(task: Task, *, owner: str, gateway: tuple[str, int] | None = None, limits: Limits = _LIMITS) -> Spec:
-    """Return what to start for a task: its work directory, Python with pytest, and time for grading too."""
-    tools = python_toolchain()
+    """Return what to start for a task: its image or the machine's Python with pytest, and time for grading too.
+
+    Makes the image if it is not there, which blocks; ``palmette sandbox images build`` makes it ahead, with a network
+    if need be. Raises `UserError` for a Dockerfile outside the subset, or one whose command fails.
+    """
+    path = task.path / "environment" / "Dockerfile"
+    dockerfile, image = _read(path), _image(path)
+    tools = python_toolchain() if image is None else None
     return Spec(
         owner=owner,
         workdir=task.workdir,
-        env={**tools.env, **_recipe(task.path / "environment" / "Dockerfile").env},
-        readonly=tools.readonly,
+        env={**(tools.env if tools else {"PATH": PATH}), **(image.env if image else {}), **dockerfile.env},
+        readonly=tools.readonly if tools else (),
+        root=str(image.root) if image else "",
         limits=limits,
         ttl_s=task.agent_timeout_s + task.verifier_timeout_s + _SLACK_S,
         gateway=gateway,
@@ -46,50 +46,48 @@ def spec_for(task: Task, *, owner: str, gateway: tuple[str, int] | None = None, 
 
 async def prepare(sandbox: Sandbox, task: Task) -> None:
     """Put the environment's files into a fresh sandbox. Raises `UserError` for a Dockerfile outside the subset."""
-    environment = task.path / "environment"
-    for source, target in _recipe(environment / "Dockerfile").copies:
-        await sandbox.upload(tar_directory(environment / source), target)
+    for copy in _read(task.path / "environment" / "Dockerfile").copies:
+        await _put(sandbox, copy)
+
+
+async def prepare_clean(sandbox: Sandbox, task: Task) -> None:
+    """Put only what stands beside the work directory into a fresh sandbox, which is to get a work directory as it was.
+
+    What the image brings in the work directory goes: what an agent has removed must not come back.
+    """
+    path = task.path / "environment" / "Dockerfile"
+    for copy in _read(path).copies:
+        if not f"{copy.target}/".startswith(f"{task.workdir}/"):
+            await _put(sandbox, copy)
+    if _image(path):
+        await sandbox.exec("rm -rf ./* ./.[!.]* ./..?*")
+
+
+async def _put(sandbox: Sandbox, copy: Copy) -> None:
+    if copy.source.is_dir():
+        await sandbox.upload(tar_directory(copy.source), copy.target)
+    else:
+        await sandbox.write(copy.target, copy.source.read_bytes(), copy.source.stat().st_mode & 0o777)
 
 
 @lru_cache(maxsize=4096)
 def tar_directory(directory: Path) -> bytes:
     """Return a directory (or one file) of a task as a deterministic tar; remembered, for tasks do not change."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        paths = [directory] if directory.is_file() else sorted(directory.rglob("*"))
-        for path in paths:
-            name = path.name if directory.is_file() else str(path.relative_to(directory))
-            tar.add(path, arcname=name, recursive=False, filter=_anonymous)
-    return buffer.getvalue()
-
-
-def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
-    info.uid = info.gid = info.mtime = 0
-    info.uname = info.gname = ""
-    return info
+    return packed(directory)
 
 
 @lru_cache(maxsize=4096)
-def _recipe(dockerfile: Path) -> Recipe:
-    if not dockerfile.is_file():
-        raise UserError(f"{dockerfile} is missing; a task's environment needs one")
-    workdir, copies, env = "/", [], {}
-    for number, line in enumerate(dockerfile.read_text(encoding="utf-8").splitlines(), 1):
-        word, _, rest = line.strip().partition(" ")
-        match word.upper():
-            case "" | "FROM":
-                continue
-            case comment if comment.startswith("#"):
-                continue
-            case "WORKDIR":
-                workdir = rest.strip()
-            case "ENV":
-                env.update({key: value for key, _, value in (pair.partition("=") for pair in shlex.split(rest))})
-            case "COPY" if len(rest.split()) == 2:
-                source, target = rest.split()
-                copies.append((source, target if target.startswith("/") else f"{workdir}/{target}"))
-            case _:
-                raise UserError(
-                    f"{dockerfile}:{number}: '{line.strip()}' is outside the subset FROM, WORKDIR, COPY, ENV"
-                )
-    return Recipe(copies=tuple(copies), env=env)
+def _read(path: Path) -> Dockerfile:
+    if not path.is_file():
+        raise UserError(f"{path} is missing; a task's environment needs one")
+    return read_dockerfile(path)
+
+
+@lru_cache(maxsize=4096)
+def _image(path: Path) -> Image | None:
+    return image_below(_images(), _read(path))
+
+
+@cache
+def _images() -> Images:
+    return Images()  # holds the images of this process's tasks

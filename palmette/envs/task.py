@@ -18,6 +18,7 @@ from typing import Any
 
 from palmette.envs.api import Draft, Step, Task
 from palmette.errors import UserError
+from palmette.sandbox.dockerfile import read_dockerfile
 
 _SCHEMA = "1.4"
 
@@ -54,7 +55,7 @@ def load_task(directory: Path) -> Task:
         path=directory,
         domain=str(meta.get("domain", "imported")),
         instruction=(directory / "instruction.md").read_text(encoding="utf-8").strip(),
-        workdir=str(environment.get("workdir", "/app")),
+        workdir=str(environment.get("workdir") or _image_workdir(directory / "environment" / "Dockerfile")),
         agent_timeout_s=float(agent.get("timeout_sec", 120.0)),
         verifier_timeout_s=float(verifier.get("timeout_sec", 60.0)),
         separate_verifier=verifier.get("environment_mode", "shared") == "separate",
@@ -171,6 +172,15 @@ environment_mode = "separate"
 network_mode = "no-network"
 workdir = "/app"
 """
+
+
+def _image_workdir(dockerfile: Path) -> str:
+    """Return the work directory that a Dockerfile names, "/app" where it names none."""
+    try:
+        workdir = read_dockerfile(dockerfile).workdir
+    except UserError:  # whoever starts a sandbox for it is told what is wrong
+        return "/app"
+    return workdir if workdir != "/" else "/app"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -36,8 +36,10 @@ class FakeHost:
         self._serial = 0
 
     async def start(self, spec: Spec) -> FakeSandbox:
-        """Start a sandbox. Raises `ValueError` for a spec that makes no sense."""
+        """Start a sandbox. Raises `ValueError` for a spec that makes no sense, `StartFailed` for one with an image."""
         check_spec(spec)
+        if spec.root:
+            raise StartFailed("Spec.root: this host has no images; use the host 'namespace'")
         root = tempfile.mkdtemp(prefix="palmette-fake-")
         for directory in (spec.workdir, *DIRECTORIES):
             os.makedirs(root + directory, exist_ok=True)

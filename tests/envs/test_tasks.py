@@ -73,10 +73,17 @@ def test_broken_directories_are_named(tmp_path: Path) -> None:
         load_tasks(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("line", ["RUN apt-get install x", "COPY --chown=a b c", "nonsense"])
-def test_a_dockerfile_outside_the_subset_is_refused_with_its_line(line: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("RUN apt-get install x", "Dockerfile: FROM scratch cannot be changed by RUN; name an image"),
+        ("COPY --chown=a b c", "Dockerfile:2: COPY: --chown is not understood"),
+        ("nonsense", "Dockerfile:2: NONSENSE: is outside the subset"),
+    ],
+)
+def test_a_dockerfile_outside_the_subset_is_refused_with_its_line(line: str, said: str, tmp_path: Path) -> None:
     task = write_task(a_draft(dockerfile=f"FROM scratch\n{line}\n"), tmp_path / "x")
-    with pytest.raises(UserError, match=r"Dockerfile:2: .* is outside the subset"):
+    with pytest.raises(UserError, match=said):
         spec_for(task, owner="test")
 
 
