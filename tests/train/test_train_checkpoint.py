@@ -12,22 +12,17 @@ import torch
 
 from palmette.errors import UserError
 from palmette.train import checkpoint
-from palmette.train.losses import Terms, nll
 from palmette.train.optim import OptimConfig, Optimiser
-from palmette.train.samples import Batch, Totals
+from palmette.train.sft import Likelihood
 from palmette.train.step import train_step
 
 Make = Callable[..., Any]
 CONFIG = OptimConfig(lr=1e-2, warmup=0.3, weight_decay=0.1)
 
 
-def _nll(logprob_BT: torch.Tensor, batch: Batch, totals: Totals) -> Terms:
-    return nll(logprob_BT, batch.sampled_BT, totals)
-
-
 def _step(model: Any, optimiser: Optimiser, generator: np.random.Generator, random_sample: Make) -> dict[str, float]:
     samples = [random_sample(generator, 12) for _ in range(3)]
-    row = train_step(model, optimiser, samples, _nll, token_budget=40)
+    row = train_step(model, optimiser, samples, Likelihood(), token_budget=40)
     return {key: value for key, value in row.items() if key != "tokens_per_s"}
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from palmette.rollout.outcomes import RULES, Outcome
 from palmette.rollout.run import Rollout
 from palmette.train.distil import DistilConfig, fill_distillation
-from palmette.train.forward import recompute_old, score_samples
-from palmette.train.policy import objective
+from palmette.train.policy import PolicyObjective
 from palmette.train.rl import RlConfig, fill_outcomes
 from palmette.train.samples import from_tree, to_tree
+from palmette.train.score import recompute_old, score_samples
 from palmette.train.step import gradients
 from palmette.trajectory.tree import Tree
 
@@ -103,7 +103,7 @@ def test_infrastructure_failures_change_no_gradient(
             fill_outcomes(rollouts, "std"),
             fill_distillation(rollouts, {"terminal": teacher}, config),
         ):
-            gradients(model, filled.samples, objective(config), token_budget=60)
+            gradients(model, filled.samples, PolicyObjective(config), token_budget=60)
         return gradient_of(model)
 
     expected = both(good)
@@ -143,7 +143,7 @@ def test_a_teacher_equal_to_the_student_gives_no_gradient(tiny_model: Make, grad
     config = DistilConfig(rl_weight=0.0)
     filled = fill_distillation(rollouts, {"terminal": model, "swe": model}, config)
     assert filled.samples
-    gradients(model, filled.samples, objective(config), token_budget=100)
+    gradients(model, filled.samples, PolicyObjective(config), token_budget=100)
     assert float(gradient_of(model).abs().max()) < 1e-7
     assert filled.metrics["teacher_kl"] == pytest.approx(0, abs=1e-6)
 
@@ -159,7 +159,7 @@ def test_ratio_is_one_with_recomputed_log_probs_of_real_trees(tiny_model: Make) 
     model = tiny_model("llama")
     filled = fill_outcomes([_rollout(0, 1.0, rng), _rollout(0, 0.0, rng)], "std")
     samples = recompute_old(model, filled.samples, 1000)
-    sums = gradients(model, samples, objective(RlConfig(ratio="turn")), token_budget=1000)
+    sums = gradients(model, samples, PolicyObjective(RlConfig(ratio="turn")), token_budget=1000)
     assert sums["ratio_mean"] == pytest.approx(1.0, abs=1e-6)  # old log-probs are kept in fp32
     assert sums["clipped"] == 0
 

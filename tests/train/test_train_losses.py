@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,7 +20,8 @@ from palmette.train.losses import (
     nll,
     policy_gradient,
 )
-from palmette.train.samples import Totals
+from palmette.train.pairs import Pairs
+from palmette.train.samples import Sample, Totals
 
 F64 = torch.float64
 LOG2, LOG3 = math.log(2), math.log(3)
@@ -29,13 +32,26 @@ def _row(*values: float) -> torch.Tensor:
     return torch.tensor([values], dtype=F64)
 
 
+def _sample(turn_T: torch.Tensor) -> Sample:
+    """Return a sample whose turns are numbered in `turn_T`, -1 where a token was given."""
+    numbers = range(int(turn_T.max()) + 1)
+    places = [np.flatnonzero(turn_T.numpy() == number) for number in numbers]
+    return Sample(
+        token_ids_T=np.arange(len(turn_T)),
+        sampled_T=turn_T.numpy() >= 0,
+        turns=tuple((int(place[0]), int(place[-1]) + 1) for place in places),
+    )
+
+
 def _pg(logprob: torch.Tensor, advantage: torch.Tensor, turn: torch.Tensor, **options: Any) -> tuple[Any, Any]:
+    """Run the loss on the pairs of padded rows; `turn` is -1 on tokens that were given or are padding."""
     sampled = turn >= 0
-    turns = sum(int(row.max()) + 1 for row in turn)
-    totals = Totals(tokens=int(sampled.sum()), turns=turns, samples=len(turn))
+    samples = [_sample(row) for row in turn]
+    totals = Totals.of(samples)
     old = options.pop("old", torch.zeros_like(logprob))
+    pairs = replace(Pairs.of(samples), old_logprob_M=old[sampled], advantage_M=advantage[sampled])
     defaults: dict[str, Any] = {"ratio": "turn", "exponent": "product", "clip": WIDE}
-    return policy_gradient(logprob, old, advantage, turn, totals, **(defaults | options))
+    return policy_gradient(logprob[sampled], pairs, totals, **(defaults | options))
 
 
 # One given token, a turn of two tokens with ratios 2 and 3, a given token, a turn of one token with ratio 1/2.
@@ -124,27 +140,25 @@ def test_value_and_gradient_equal_the_printed_formula(ratio: str, exponent: str,
 
 
 def test_nll_by_hand() -> None:
-    loss, _ = nll(_row(0, -1, -2, 0), torch.tensor([[False, True, True, False]]), Totals(tokens=4, turns=1, samples=1))
+    loss, _ = nll(torch.tensor([-1.0, -2.0]), Totals(tokens=4, turns=1, samples=1))
     assert float(loss) == pytest.approx(3 / 4)
 
 
 def test_kl_to_reference_by_hand_and_zero_at_equality() -> None:
-    sampled = torch.tensor([[False, True]])
-    totals = Totals(tokens=1, turns=1, samples=1)
-    assert float(kl_to_reference(_row(0, -1), _row(0, -1), sampled, totals)[0]) == 0.0
-    loss, _ = kl_to_reference(_row(0, -1.0), _row(0, -1.0 + LOG2), sampled, totals)
-    assert float(loss) == pytest.approx(2 - LOG2 - 1)
+    totals = Totals(tokens=2, turns=1, samples=1)
+    assert float(kl_to_reference(_row(-1, -3), _row(-1, -3), totals)[0]) == 0.0
+    loss, metrics = kl_to_reference(_row(-1.0, -3.0), _row(-1.0 + LOG2, -3.0 - LOG3), totals)
+    assert float(loss) == pytest.approx(((2 - LOG2 - 1) + (1 / 3 + LOG3 - 1)) / 2)
+    assert float(metrics["reference_kl"]) == float(loss)
 
 
 def test_distillation_advantage_by_hand() -> None:
-    sampled = torch.tensor([[False, True, True, True]])
-    got = distillation_advantage(_row(0, -1, -2, -9), _row(0, -3, -1, -1), sampled, weight=0.5, limit=5.0)
-    assert got.tolist() == [[0.0, -1.0, 0.5, 2.5]]
+    got = distillation_advantage(_row(-1, -2, -9), _row(-3, -1, -1), weight=0.5, limit=5.0)
+    assert got.tolist() == [[-1.0, 0.5, 2.5]]
 
 
 def test_teacher_equal_to_student_teaches_nothing() -> None:
-    sampled = torch.tensor([[False, True, True]])
-    assert not distillation_advantage(_row(0, -1, -2), _row(0, -1, -2), sampled, weight=1.0, limit=5.0).any()
+    assert not distillation_advantage(_row(-1, -2), _row(-1, -2), weight=1.0, limit=5.0).any()
 
 
 def test_gates_by_hand() -> None:
