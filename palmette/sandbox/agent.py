@@ -11,17 +11,18 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from palmette.sandbox.api import Result, SandboxLost, StartFailed, Status
+from palmette.sandbox.api import Bounds, Result, SandboxLost, StartFailed, Status, Usage
 from palmette.sandbox.descriptors import memory_file
 
-_SPAWN, _KILL, _QUIET = 1, 2, 3
+_SPAWN, _KILL, _QUIET, _SIGNAL = 1, 2, 3, 4
 _STARTED, _READY, _FAILED, _OUTPUT, _DONE, _QUIETED = 2, 3, 4, 5, 6, 7
 _WORD = struct.Struct("=I")
 _PAIR = struct.Struct("=Ii")
-_SPAWN_HEAD = struct.Struct("=6I")
-_DONE_HEAD = struct.Struct("=3Ii4IQ")
+_SPAWN_HEAD = struct.Struct("=11I")
+_DONE_HEAD = struct.Struct("=3Ii4I3Q")
 _PACKET_MAX = 160 * 1024
 _RECEIVE = 64 * 1024
+_NO_LIMITS = (None, None, None, None)
 _HOW = (Status.EXITED, Status.SIGNALLED, Status.TIMEOUT)
 
 
@@ -51,7 +52,8 @@ class Agent:
         self._commands: dict[int, _Command] = {}
         self._quieting: asyncio.Future[int] | None = None
         self._serial = 0
-        self._outbox: deque[tuple[bytes, int]] = deque()
+        self.cpu_us = 0  # of all commands that have ended, and of pid 1
+        self._outbox: deque[tuple[bytes, Sequence[int]]] = deque()
         self._ended: str | None = None
         self._taken = False
         self._waiting = False  # for the socket to take more
@@ -59,31 +61,73 @@ class Agent:
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(control, self._readable)
 
-    async def run(
-        self, argv: Sequence[str], *, stdin: bytes, env: Mapping[str, str], cwd: str, timeout_s: float
-    ) -> Result:
-        """Run one command to its end. Raises `SandboxLost`; cancelling kills the command."""
-        if self._ended is not None:
-            raise SandboxLost(self._ended)
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        fds: Sequence[int] = (),
+        terminal: bool = False,
+        env: Mapping[str, str],
+        cwd: str,
+        timeout_s: float,
+        bounds: Bounds | None = None,
+    ) -> tuple[int, asyncio.Future[Result]]:
+        """Start one command with `fds` (none, stdin, or all three streams; sent and closed here).
+
+        Returns its number and how it will end. Raises `SandboxLost`.
+        """
         words = [cwd, *argv, *(f"{name}={value}" for name, value in env.items())]
         strings = b"".join(os.fsencode(word) + b"\0" for word in words)
-        if any("\0" in word for word in words):
-            raise ValueError("a command, directory or variable holds a NUL character")
+        problem = None
+        if self._ended is not None:
+            problem = SandboxLost(self._ended)
+        elif any("\0" in word for word in words):
+            problem = ValueError("a command, directory or variable holds a NUL character")
+        if problem:
+            _close(fds)
+            raise problem
+        future: asyncio.Future[Result] = self._loop.create_future()
         if _SPAWN_HEAD.size + len(strings) > _PACKET_MAX:
-            return _too_long()
+            _close(fds)
+            future.set_result(_too_long())
+            return 0, future
         self._serial = serial = (self._serial + 1) & 0xFFFFFFFF
         timeout_ms = min(max(int(timeout_s * 1000), 1), 0xFFFFFFFF)
-        head = _SPAWN_HEAD.pack(_SPAWN, serial, timeout_ms, len(argv), len(env), bool(stdin))
-        command = self._commands[serial] = _Command(self._loop.create_future())
-        self._send(head + strings, memory_file(stdin) if stdin else -1)
+        limits = (bounds.memory_mb, bounds.cpu_s, bounds.file_mb, bounds.output_bytes) if bounds else _NO_LIMITS
+        numbers = serial, timeout_ms, len(argv), len(env), len(fds), terminal, *(limit or 0 for limit in limits)
+        self._commands[serial] = _Command(future)
+        future.add_done_callback(lambda _: self._commands.pop(serial, None))
+        self._send(_SPAWN_HEAD.pack(_SPAWN, *numbers) + strings, fds)
+        return serial, future
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes,
+        env: Mapping[str, str],
+        cwd: str,
+        timeout_s: float,
+        bounds: Bounds | None = None,
+    ) -> Result:
+        """Run one command to its end. Raises `SandboxLost`; cancelling kills the command."""
+        fds = [memory_file(stdin)] if stdin else ()
+        serial, future = self.spawn(argv, fds=fds, env=env, cwd=cwd, timeout_s=timeout_s, bounds=bounds)
         try:
-            return await command.future
+            return await future
         except asyncio.CancelledError:
-            if self._ended is None and serial in self._commands:
-                self._send(struct.pack("=II", _KILL, serial))
+            self.kill(serial)
             raise
-        finally:
-            self._commands.pop(serial, None)
+
+    def kill(self, serial: int) -> None:
+        """Kill a command and what it started."""
+        if self._ended is None:
+            self._send(struct.pack("=II", _KILL, serial))
+
+    def signal(self, serial: int, number: int) -> None:
+        """Send a signal to a command's process group."""
+        if self._ended is None:
+            self._send(struct.pack("=III", _SIGNAL, serial, number))
 
     async def quiet(self) -> int:
         """End all that is left of earlier commands; return how many commands run, in which case nothing was done.
@@ -113,9 +157,8 @@ class Agent:
         self._loop.remove_reader(self._control)
         self._loop.remove_writer(self._control)
         self._control.close()
-        for _, fd in self._outbox:
-            if fd >= 0:
-                os.close(fd)
+        for _, fds in self._outbox:
+            _close(fds)
         self._outbox.clear()
         if not self.ready.done():
             self.ready.set_exception(StartFailed(reason))
@@ -123,22 +166,22 @@ class Agent:
         for fd in (self.box.root, self.box.listener, self.box.mounts):
             if fd >= 0 and not self._taken:
                 os.close(fd)
-        for command in self._commands.values():
+        for command in list(self._commands.values()):
             if not command.future.done():
                 command.future.set_exception(SandboxLost(reason))
         if self._quieting and not self._quieting.done():
             self._quieting.set_exception(SandboxLost(reason))
         self._on_end(reason)
 
-    def _send(self, packet: bytes, fd: int = -1) -> None:
-        self._outbox.append((packet, fd))
+    def _send(self, packet: bytes, fds: Sequence[int] = ()) -> None:
+        self._outbox.append((packet, fds))
         if len(self._outbox) == 1:
             self._flush()
 
     def _flush(self) -> None:
         while self._outbox:
-            packet, fd = self._outbox[0]
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd >= 0 else []
+            packet, fds = self._outbox[0]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
             try:
                 self._control.sendmsg([packet], rights)
             except BlockingIOError:
@@ -148,8 +191,7 @@ class Agent:
             except OSError:  # it died; the reader hears of it and says so
                 return
             self._outbox.popleft()
-            if fd >= 0:
-                os.close(fd)
+            _close(fds)
         if self._waiting:
             self._waiting = False
             self._loop.remove_writer(self._control)
@@ -195,7 +237,8 @@ class Agent:
             self.ready.set_result(None)
 
     def _finish(self, packet: bytes) -> None:
-        _, serial, how, code, truncated, out_bytes, err_bytes, _, wall_us = _DONE_HEAD.unpack_from(packet)
+        _, serial, how, code, truncated, out_bytes, err_bytes, peak_kib, *times_us = _DONE_HEAD.unpack_from(packet)
+        wall_us, cpu_us, self.cpu_us = times_us
         command = self._commands.get(serial)
         if command is None or command.future.done():
             return
@@ -208,8 +251,14 @@ class Agent:
                 stderr=output[out_bytes : out_bytes + err_bytes],
                 truncated=bool(truncated),
                 wall_s=wall_us / 1e6,
+                usage=Usage(cpu_s=cpu_us / 1e6, peak_mb=peak_kib / 1024),
             )
         )
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in set(fds):
+        os.close(fd)
 
 
 def _descriptors(rights: list[tuple[int, int, bytes]]) -> list[int]:

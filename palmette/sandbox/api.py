@@ -7,7 +7,7 @@ gone raises.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -48,6 +48,29 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Limits of one command, beside those of its sandbox; None is no other limit. Each must be positive."""
+
+    memory_mb: int | None = None  # address space of each of its processes
+    cpu_s: int | None = None  # of each of its processes
+    file_mb: int | None = None  # size of a file it writes
+    output_bytes: int | None = None  # instead of `Limits.output_bytes`
+
+    def __post_init__(self) -> None:
+        for name in ("memory_mb", "cpu_s", "file_mb", "output_bytes"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"Bounds.{name} must be positive, not {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a command and the children it waited for used; daemons that it left behind are not in it."""
+
+    cpu_s: float = 0.0
+    peak_mb: float = 0.0  # resident memory of the largest of its processes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """The outcome of one exec; `exit_code` is 128 + signal when not exited, as a shell would say."""
 
@@ -57,6 +80,7 @@ class Result:
     stderr: bytes
     truncated: bool  # output passed `Limits.output_bytes`; the cut is marked in the text
     wall_s: float
+    usage: Usage = field(default_factory=Usage)
 
 
 class SandboxError(Exception):
@@ -99,6 +123,7 @@ class Sandbox(Protocol):
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         timeout_s: float = 60.0,
+        bounds: Bounds | None = None,
     ) -> Result:
         """Run an argv, or a string through ``/bin/sh -c``. Raises `SandboxLost`."""
         ...
@@ -121,6 +146,55 @@ class Sandbox(Protocol):
 
     async def close(self) -> None:
         """End every process and free everything. Idempotent; never raises for a sandbox already gone."""
+        ...
+
+
+class Process(Protocol):
+    """A command that runs, as `Streams.open` returns it."""
+
+    def output(self) -> AsyncIterator[tuple[str, bytes]]:
+        """Yield ("stdout" or "stderr", chunk) as they come, to the end of the command; a terminal has only stdout.
+
+        What is not read makes the command wait: nothing is cut.
+        """
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Give it input, waiting while it reads none. Raises `BrokenPipeError` when it will not read any more."""
+        ...
+
+    async def end_input(self) -> None:
+        """Say that there is no more input (to a terminal: Ctrl-D). Idempotent."""
+        ...
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to its process group; nothing happens when it has ended."""
+        ...
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Change the size of its terminal. Raises `ValueError` without one."""
+        ...
+
+    async def wait(self) -> Result:
+        """Return how it ended (without output), throwing away what is still to be read. Raises `SandboxLost`."""
+        ...
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A sandbox whose commands can be talked to while they run: ``isinstance(sandbox, Streams)``."""
+
+    async def open(
+        self,
+        command: str | Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout_s: float = 60.0,
+        bounds: Bounds | None = None,
+        terminal: tuple[int, int] | None = None,
+    ) -> Process:
+        """Start a command with pipes, or with a terminal of (rows, columns). Raises `SandboxLost`."""
         ...
 
 

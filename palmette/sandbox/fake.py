@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import tempfile
+import termios
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from palmette.sandbox.api import Busy, Result, SandboxLost, Spec, StartFailed, Status
+from palmette.sandbox.api import Bounds, Busy, Result, SandboxLost, Spec, StartFailed, Status, Usage
+from palmette.sandbox.capture import Output
 from palmette.sandbox.descriptors import memory_file, readable
 from palmette.sandbox.files import Files
 from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
+from palmette.sandbox.stream import Ends, RunningProcess
 
 _GRACE_S = 0.05  # how long output of children may still follow the exit of a command
 
@@ -82,7 +88,7 @@ class FakeSandbox:
         limit_bytes = spec.limits.disk_mb << 20
         self._files = Files(fd, workdir=spec.workdir, owner=None, limit_bytes=limit_bytes)
         self._sessions: set[int] = set()
-        self._outputs: set[_Output] = set()
+        self._outputs: set[Output] = set()
         self._lost: str | None = None
         self._expiry = asyncio.get_running_loop().call_later(spec.ttl_s, self._end, "its time to live ended")
 
@@ -109,69 +115,118 @@ class FakeSandbox:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         timeout_s: float = 60.0,
+        bounds: Bounds | None = None,
     ) -> Result:
         """Run an argv, or a string through ``/bin/sh -c``. Raises `SandboxLost`."""
         self._check()
-        if self._paused:
-            raise Busy(f"sandbox {self._id} is paused: resume it first")
-        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
-        began = time.monotonic()
-        outputs = [_Output(self._spec.limits.output_bytes, self._outputs) for _ in range(2)]
-        try:
-            process = self._spawn(
-                argv, outputs, stdin, self._mapped(cwd or "."), {**self._environment(), **(env or {})}
-            )
-        except OSError as error:
-            return _not_started(argv[0], error, time.monotonic() - began)
-        self._running += 1
-        try:
-            status = await self._watch(process, outputs, timeout_s)
-        finally:
-            self._running -= 1
+        limit = (bounds and bounds.output_bytes) or self._spec.limits.output_bytes
+        outputs = [Output(limit, self._outputs) for _ in range(2)]
+        fds = [memory_file(stdin), *(output.write_end for output in outputs)]
+        result = await self._run(self._spawn(command, fds, env, cwd, bounds, False), timeout_s, outputs)
         self._check()
-        code = process.wait()
-        return Result(
-            status=status or (Status.SIGNALLED if code < 0 else Status.EXITED),
-            exit_code=128 - code if code < 0 else code,
+        return replace(
+            result,
             stdout=outputs[0].capture.value(),
-            stderr=outputs[1].capture.value(),
+            stderr=result.stderr or outputs[1].capture.value(),
             truncated=any(output.capture.cut for output in outputs),
-            wall_s=time.monotonic() - began,
         )
 
+    async def open(
+        self,
+        command: str | Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout_s: float = 60.0,
+        bounds: Bounds | None = None,
+        terminal: tuple[int, int] | None = None,
+    ) -> RunningProcess:
+        """Start a command with pipes, or with a terminal of (rows, columns). Raises `SandboxLost`."""
+        self._check()
+        ends = Ends(terminal, None)
+        started = self._spawn(command, ends.inner, env, cwd, bounds, ends.terminal)
+
+        async def end() -> Result:
+            result = await self._run(started, timeout_s, ())
+            self._check()
+            return result
+
+        def send(number: int) -> None:
+            if isinstance(started, subprocess.Popen):
+                _signal_session(started.pid, signal.Signals(number))
+
+        return RunningProcess(ends, asyncio.ensure_future(end()), send)
+
     def _spawn(
-        self, argv: list[str], outputs: Sequence[_Output], stdin: bytes, cwd: str, env: Mapping[str, str]
-    ) -> subprocess.Popen[bytes]:
-        out, err = (output.write_end for output in outputs)
-        source = memory_file(stdin)
+        self,
+        command: str | Sequence[str],
+        fds: Sequence[int],
+        env: Mapping[str, str] | None,
+        cwd: str | None,
+        bounds: Bounds | None,
+        terminal: bool,
+    ) -> subprocess.Popen[bytes] | Result:
+        """Start a command with its three streams, which are closed here; what it says when it cannot start."""
+        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+
+        def dress() -> None:
+            for what, value in _rlimits(bounds):
+                resource.setrlimit(what, (value, value + 2 if what == resource.RLIMIT_CPU else value))
+            if terminal:
+                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
         try:
+            if self._paused:
+                raise Busy(f"sandbox {self._id} is paused: resume it first")
             process = subprocess.Popen(
-                argv, stdin=source, stdout=out, stderr=err, cwd=cwd, env=env, start_new_session=True
+                argv,
+                stdin=fds[0],
+                stdout=fds[1],
+                stderr=fds[2],
+                cwd=self._mapped(cwd or "."),
+                env={**self._environment(), **(env or {})},
+                start_new_session=True,
+                preexec_fn=dress if bounds or terminal else None,
             )
+        except OSError as error:
+            return _not_started(argv[0], error)
         finally:
-            for fd in (source, out, err):
+            for fd in set(fds):
                 os.close(fd)
         self._sessions.add(process.pid)
         return process
 
-    async def _watch(
-        self, process: subprocess.Popen[bytes], outputs: Sequence[_Output], timeout_s: float
-    ) -> Status | None:
+    async def _run(
+        self, process: subprocess.Popen[bytes] | Result, timeout_s: float, outputs: Sequence[Output]
+    ) -> Result:
         """Wait for the command's own process, not for children that hold its output open."""
+        if isinstance(process, Result):
+            return process
+        began = time.monotonic()
         pidfd = os.pidfd_open(process.pid)
         ended = False
+        self._running += 1
         try:
             ended = await readable(pidfd, timeout_s=timeout_s)
         finally:
+            self._running -= 1
             if not ended:
                 _kill_session(process.pid)
-                process.wait()
+            code, usage = _reap(process)
             os.close(pidfd)
         for _ in range(10):
             if all(output.ended for output in outputs):
                 break
             await asyncio.sleep(_GRACE_S / 10)
-        return None if ended else Status.TIMEOUT
+        return Result(
+            status=Status.TIMEOUT if not ended else Status.SIGNALLED if code < 0 else Status.EXITED,
+            exit_code=128 - code if code < 0 else code,
+            stdout=b"",
+            stderr=b"",
+            truncated=False,
+            wall_s=time.monotonic() - began,
+            usage=usage,
+        )
 
     async def upload(self, files_tar: bytes, path: str = ".") -> None:
         """Unpack a tar archive below `path`. Raises `PathRefused`, `SandboxLost`."""
@@ -280,60 +335,11 @@ class FakeSnapshot:
             await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
 
 
-class Capture:
-    """Keeps the head and the tail of a stream within `limit_bytes` and marks what was cut between them."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._head_limit = (limit_bytes + 1) // 2
-        self._tail_limit = limit_bytes - self._head_limit
-        self._head = bytearray()
-        self._tail = bytearray()
-        self.cut = 0  # bytes
-
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes of the stream."""
-        room = self._head_limit - len(self._head)
-        self._head += data[:room]
-        self._tail += data[room:] if room < len(data) else b""
-        if (over := len(self._tail) - self._tail_limit) > 0:
-            del self._tail[:over]
-            self.cut += over
-
-    def value(self) -> bytes:
-        """Return what was kept."""
-        mark = b"\n[... %d bytes cut ...]\n" % self.cut if self.cut else b""
-        return bytes(self._head) + mark + bytes(self._tail)
-
-
-class _Output:
-    """One output stream of a command; read to its end, since closing it early would kill daemons that write on."""
-
-    def __init__(self, limit_bytes: int, open_outputs: set[_Output]) -> None:
-        self.capture = Capture(limit_bytes)
-        self._read_end, self.write_end = os.pipe()  # the caller closes the latter
-        self._loop = asyncio.get_running_loop()
-        self._open_outputs = open_outputs
-        open_outputs.add(self)
-        os.set_blocking(self._read_end, False)
-        self._loop.add_reader(self._read_end, self._readable)
-
-    @property
-    def ended(self) -> bool:
-        """Whether nobody can write any more."""
-        return self not in self._open_outputs
-
-    def close(self) -> None:
-        """Stop reading. Idempotent."""
-        if not self.ended:
-            self._open_outputs.discard(self)
-            self._loop.remove_reader(self._read_end)
-            os.close(self._read_end)
-
-    def _readable(self) -> None:
-        if data := os.read(self._read_end, 1 << 16):
-            self.capture.feed(data)
-        else:
-            self.close()
+def _reap(process: subprocess.Popen[bytes]) -> tuple[int, Usage]:
+    """Return the exit code and what was used, of a process that has ended or is about to."""
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, Usage(cpu_s=used.ru_utime + used.ru_stime, peak_mb=used.ru_maxrss / 1024)
 
 
 def _kill_session(leader: int) -> None:
@@ -351,7 +357,18 @@ def _copy(root: str) -> str:
     return to
 
 
-def _not_started(program: str, error: OSError, wall_s: float) -> Result:
+def _rlimits(bounds: Bounds | None) -> list[tuple[int, int]]:
+    if bounds is None:
+        return []
+    limits = (
+        (resource.RLIMIT_AS, bounds.memory_mb and bounds.memory_mb << 20),
+        (resource.RLIMIT_CPU, bounds.cpu_s),
+        (resource.RLIMIT_FSIZE, bounds.file_mb and bounds.file_mb << 20),
+    )
+    return [(what, value) for what, value in limits if value]
+
+
+def _not_started(program: str, error: OSError) -> Result:
     code = 127 if isinstance(error, FileNotFoundError) else 126
     text = f"{program}: {error.strerror}\n".encode()
-    return Result(status=Status.EXITED, exit_code=code, stdout=b"", stderr=text, truncated=False, wall_s=wall_s)
+    return Result(status=Status.EXITED, exit_code=code, stdout=b"", stderr=text, truncated=False, wall_s=0.0)

@@ -7,19 +7,20 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from palmette.sandbox.agent import Agent
-from palmette.sandbox.api import Busy, Result, SandboxError, SandboxLost, Spec, StartFailed, Status
+from palmette.sandbox.api import Bounds, Busy, Result, SandboxError, SandboxLost, Spec, StartFailed, Status
 from palmette.sandbox.descriptors import readable
 from palmette.sandbox.files import Files
 from palmette.sandbox.layers import Stack
 from palmette.sandbox.layout import PATH
 from palmette.sandbox.relay import Relay
 from palmette.sandbox.server import START_TIMEOUT_S, Server, explained
+from palmette.sandbox.stream import Ends, RunningProcess
 
 if TYPE_CHECKING:
     from palmette.sandbox.namespace import NamespaceHost
@@ -71,35 +72,64 @@ class NamespaceSandbox:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         timeout_s: float = 60.0,
+        bounds: Bounds | None = None,
     ) -> Result:
         """Run an argv, or a string through ``/bin/sh -c``. Raises `SandboxLost`."""
-        argv = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
-        if not argv:
-            raise ValueError("an empty command")
-        if self._still.locked():
-            async with self._still:
-                pass
-        agent = self._alive()
-        if self._paused:
-            raise Busy(f"sandbox {self._id} is paused: resume it first")
-        self._changed = True
-        killed = self._server.cgroups.out_of_memory(self._id)
-        watchdog = asyncio.get_running_loop().call_later(timeout_s + 30, self._suspect, timeout_s)
-        try:
+        argv = _argv(command)
+        agent = await self._ready_for_commands()
+        with self._watching(timeout_s):
+            killed = self._server.cgroups.out_of_memory(self._id)
             result = await agent.run(
                 argv,
                 stdin=stdin,
                 env={**self._environment, **(env or {})},
                 cwd=os.path.join(self._spec.workdir, cwd or ""),
                 timeout_s=timeout_s,
+                bounds=bounds,
             )
-        except SandboxLost:
-            raise self._gone() from None
-        finally:
-            watchdog.cancel()
-        if result.exit_code == 128 + signal.SIGKILL and self._server.cgroups.out_of_memory(self._id) > killed:
-            return replace(result, status=Status.OOM)
-        return result
+        return self._told(result, killed)
+
+    async def open(
+        self,
+        command: str | Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout_s: float = 60.0,
+        bounds: Bounds | None = None,
+        terminal: tuple[int, int] | None = None,
+    ) -> RunningProcess:
+        """Start a command with pipes, or with a terminal of (rows, columns). Raises `SandboxLost`."""
+        argv = _argv(command)
+        agent = await self._ready_for_commands()
+        ends = Ends(terminal, None if self._server.rootless else self._uid)
+        kind = {"TERM": "xterm-256color"} if terminal else {}
+        killed = self._server.cgroups.out_of_memory(self._id)
+        try:
+            serial, future = agent.spawn(
+                argv,
+                fds=ends.inner,
+                terminal=ends.terminal,
+                env={**kind, **self._environment, **(env or {})},
+                cwd=os.path.join(self._spec.workdir, cwd or ""),
+                timeout_s=timeout_s,
+                bounds=bounds,
+            )
+        except BaseException:
+            ends.close()
+            raise
+
+        async def end() -> Result:
+            with self._watching(timeout_s):
+                return self._told(await future, killed)
+
+        def send(number: int) -> None:
+            if number == signal.SIGKILL:
+                agent.kill(serial)  # children in sessions of their own too
+            else:
+                agent.signal(serial, number)
+
+        return RunningProcess(ends, asyncio.ensure_future(end()), send)
 
     async def upload(self, files_tar: bytes, path: str = ".") -> None:
         """Unpack a tar archive below `path`. Raises `PathRefused`, `SandboxLost`."""
@@ -218,6 +248,33 @@ class NamespaceSandbox:
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close())
 
+    async def _ready_for_commands(self) -> Agent:
+        if self._still.locked():
+            async with self._still:
+                pass
+        agent = self._alive()
+        if self._paused:
+            raise Busy(f"sandbox {self._id} is paused: resume it first")
+        self._changed = True
+        return agent
+
+    @contextmanager
+    def _watching(self, timeout_s: float) -> Iterator[None]:
+        """End the sandbox when its pid 1 does not end a command long after its time."""
+        watchdog = asyncio.get_running_loop().call_later(timeout_s + 30, self._suspect, timeout_s)
+        try:
+            yield
+        except SandboxLost:
+            raise self._gone() from None
+        finally:
+            watchdog.cancel()
+
+    def _told(self, result: Result, killed: int) -> Result:
+        """Say so when the kernel's memory limit has ended it: `killed` is how many it had killed before."""
+        if result.exit_code == 128 + signal.SIGKILL and self._server.cgroups.out_of_memory(self._id) > killed:
+            return replace(result, status=Status.OOM)
+        return result
+
     async def _freeze(self) -> None:
         """Make what is written so far a lower layer, and lay a new one on it."""
         agent = self._alive()
@@ -295,6 +352,13 @@ class NamespaceSandbox:
 
     def _gone(self) -> SandboxLost:
         return SandboxLost(f"sandbox {self._id} is gone: {self._lost}")
+
+
+def _argv(command: str | Sequence[str]) -> tuple[str, ...]:
+    argv = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
+    if not argv:
+        raise ValueError("an empty command")
+    return argv
 
 
 class NamespaceSnapshot:

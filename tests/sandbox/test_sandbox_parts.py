@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from palmette.errors import UserError
 from palmette.sandbox import cgroup, seccomp
 from palmette.sandbox.api import Limits, PathRefused, Spec
-from palmette.sandbox.fake import Capture
+from palmette.sandbox.capture import Capture
 from palmette.sandbox.files import Files
 from palmette.sandbox.hosts import open_host, probe
 

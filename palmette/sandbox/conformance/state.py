@@ -165,7 +165,9 @@ async def check_deep_chains_are_flattened(host: Host) -> None:
             await snapshot.close()
         async with _forked(one) as (two,):
             for each in (one, two):
-                result = await each.exec("ls | wc -l; stat -c '%a' kept; stat -c '%h %Y' kept/f; cat kept/hard n0 n149")
+                result = await each.exec(
+                    "test -c /dev/null && echo x > /dev/null && ls | wc -l; stat -c '%a' kept; stat -c '%h %Y' kept/f; cat kept/hard n0 n149"
+                )
                 assert result.stdout.split() == b"151 750 2 981158400 a 0149".split(), result
 
 

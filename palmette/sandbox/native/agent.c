@@ -12,7 +12,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -28,7 +30,7 @@
 struct capture { /* head and tail of a stream */
     int fd;
     char *head, *tail;
-    size_t head_used, tail_used, tail_at;
+    size_t head_limit, tail_limit, head_used, tail_used, tail_at;
     uint64_t cut;
 };
 
@@ -37,7 +39,8 @@ struct command {
     uint32_t id, how;
     pid_t pid;
     int32_t code;
-    uint64_t began, deadline, ended, ticks;
+    uint64_t began, deadline, ended, ticks, cpu_us;
+    long peak_kib;
     struct capture stream[2];
     char *blob; /* the finished answer, being sent */
     size_t blob_bytes, sent;
@@ -47,7 +50,7 @@ struct command {
 static struct command commands[COMMANDS_MAX];
 static int orphans[ORPHANS_MAX], orphan_count;
 static int control, signals;
-static size_t head_limit, tail_limit;
+static uint32_t output_limit;
 static char buffer[PACKET_MAX + 1];
 
 static uint64_t now_us(void) {
@@ -56,10 +59,14 @@ static uint64_t now_us(void) {
     return (uint64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
+static uint64_t cpu_us(const struct rusage *r) {
+    return (uint64_t)(r->ru_utime.tv_sec + r->ru_stime.tv_sec) * 1000000 + r->ru_utime.tv_usec + r->ru_stime.tv_usec;
+}
+
 /* ---- output ---------------------------------------------------------------------------------------------------- */
 
 static void keep(struct capture *c, const char *data, size_t length) {
-    size_t room = head_limit - c->head_used, first = length < room ? length : room;
+    size_t room = c->head_limit - c->head_used, first = length < room ? length : room;
     if (first) {
         char *grown = realloc(c->head, c->head_used + first);
         if (!grown) { /* the sandbox is out of memory: what was kept so far is all there is */
@@ -73,21 +80,21 @@ static void keep(struct capture *c, const char *data, size_t length) {
     }
     if (!length)
         return;
-    if (!c->tail && tail_limit && !(c->tail = malloc(tail_limit))) {
+    if (!c->tail && c->tail_limit && !(c->tail = malloc(c->tail_limit))) {
         c->cut += length;
         return;
     }
-    if (length > tail_limit) {
-        c->cut += length - tail_limit;
-        data += length - tail_limit, length = tail_limit;
+    if (length > c->tail_limit) {
+        c->cut += length - c->tail_limit;
+        data += length - c->tail_limit, length = c->tail_limit;
     }
-    size_t over = c->tail_used + length > tail_limit ? c->tail_used + length - tail_limit : 0;
+    size_t over = c->tail_used + length > c->tail_limit ? c->tail_used + length - c->tail_limit : 0;
     c->cut += over;
     c->tail_used += length - over;
     while (length) {
-        size_t step = tail_limit - c->tail_at < length ? tail_limit - c->tail_at : length;
+        size_t step = c->tail_limit - c->tail_at < length ? c->tail_limit - c->tail_at : length;
         memcpy(c->tail + c->tail_at, data, step);
-        c->tail_at = (c->tail_at + step) % tail_limit;
+        c->tail_at = (c->tail_at + step) % c->tail_limit;
         data += step, length -= step;
     }
 }
@@ -112,7 +119,7 @@ static size_t lay_out(const struct capture *c, char *at) {
     memcpy(at, c->head, c->head_used), at += c->head_used;
     if (c->cut)
         at += sprintf(at, "\n[... %llu bytes cut ...]\n", (unsigned long long)c->cut);
-    size_t from = c->tail_used < tail_limit ? 0 : c->tail_at, straight = c->tail_used - from;
+    size_t from = c->tail_used < c->tail_limit ? 0 : c->tail_at, straight = c->tail_used - from;
     if (c->tail_used) {
         memcpy(at, c->tail + from, straight), at += straight;
         memcpy(at, c->tail, from), at += from;
@@ -160,8 +167,11 @@ static int deliver(struct command *c) {
 }
 
 static void finish(struct command *c) {
-    char *blob = malloc(2 * (head_limit + tail_limit) + 256);
-    struct done done = {.type = DONE, .id = c->id, .how = c->how, .code = c->code, .wall_us = c->ended - c->began};
+    struct rusage all, own;
+    getrusage(RUSAGE_CHILDREN, &all), getrusage(RUSAGE_SELF, &own);
+    char *blob = malloc(2 * (c->stream[0].head_limit + c->stream[0].tail_limit) + 256);
+    struct done done = {.type = DONE, .id = c->id, .how = c->how, .code = c->code, .wall_us = c->ended - c->began,
+                        .cpu_us = c->cpu_us, .peak_kib = c->peak_kib, .all_cpu_us = cpu_us(&all) + cpu_us(&own)};
     if (blob) {
         done.out_bytes = lay_out(&c->stream[0], blob);
         done.err_bytes = lay_out(&c->stream[1], blob + done.out_bytes);
@@ -189,7 +199,17 @@ static void kill_command(struct command *c) {
         usleep(rounds < 8 ? 200 : 2000);
 }
 
-static void __attribute__((noreturn)) become(const char *cwd, char **argv, char **env, const int fds[3]) {
+static void limit(int what, rlim_t value) {
+    struct rlimit now;
+    if (value && getrlimit(what, &now) == 0 && value < now.rlim_max) {
+        now.rlim_cur = value;
+        now.rlim_max = what == RLIMIT_CPU ? value + 2 : value; /* SIGXCPU first, SIGKILL when that is ignored */
+        setrlimit(what, &now);
+    }
+}
+
+static void __attribute__((noreturn)) become(const struct spawn *s, const char *cwd, char **argv, char **env,
+                                             const int fds[3]) {
     sigset_t none;
     sigemptyset(&none);
     setsid();
@@ -197,6 +217,10 @@ static void __attribute__((noreturn)) become(const char *cwd, char **argv, char 
         if (dup2(fds[i], i) < 0)
             _exit(126);
     close_range(3, ~0u, 0);
+    if (s->terminal)
+        ioctl(0, TIOCSCTTY, 0);
+    limit(RLIMIT_AS, (rlim_t)s->memory_mb << 20), limit(RLIMIT_FSIZE, (rlim_t)s->file_mb << 20);
+    limit(RLIMIT_CPU, s->cpu_s);
     for (int number = 1; number < 32; number++) /* what the fork server ignores is not for commands to inherit */
         signal(number, SIG_DFL);
     /* The C library keeps 32 and 33 to itself, but whoever started us may have left them ignored. */
@@ -230,13 +254,25 @@ static void refuse(uint32_t id, int error) {
     send_packet(control, packet, sizeof done + done.err_bytes, NULL, 0);
 }
 
-static void spawn(const struct spawn *s, char *strings, int input) {
-    struct command *c = NULL;
-    for (int i = 0; i < COMMANDS_MAX && !c; i++)
-        c = commands[i].used ? NULL : &commands[i];
+static struct command *free_command(void) {
+    for (int i = 0; i < COMMANDS_MAX; i++)
+        if (!commands[i].used)
+            return &commands[i];
+    return NULL;
+}
+
+static void watch(struct capture *c, int *fd, uint32_t bytes) {
+    c->fd = *fd, *fd = -1;
+    c->head_limit = (bytes + 1) / 2, c->tail_limit = bytes - c->head_limit;
+    if (c->fd >= 0)
+        fcntl(c->fd, F_SETFL, O_NONBLOCK);
+}
+
+static void spawn(const struct spawn *s, char *strings, const int given[3]) {
+    struct command *c = free_command();
     char **words = calloc(s->argc + s->envc + 2, sizeof *words);
-    int out[2] = {-1, -1}, err[2] = {-1, -1};
-    if (!c || !words || pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC)) {
+    int out[2] = {-1, -1}, err[2] = {-1, -1}, nothing = -1, ours = s->fds < 3;
+    if (!c || !words || (ours && (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC)))) {
         refuse(s->id, errno ? errno : EAGAIN);
         goto end;
     }
@@ -245,23 +281,22 @@ static void spawn(const struct spawn *s, char *strings, int input) {
         argv[i] = at;
     for (uint32_t i = 0; i < s->envc; i++, at += strlen(at) + 1)
         env[i] = at;
-    int in = input >= 0 ? input : open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (given[0] < 0)
+        nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
     memset(c, 0, sizeof *c);
     c->began = now_us();
     pid_t pid = fork();
     if (pid == 0)
-        become(cwd, argv, env, (int[]){in, out[1], err[1]});
-    if (input < 0)
-        close(in);
+        become(s, cwd, argv, env, (int[]){nothing >= 0 ? nothing : given[0], ours ? out[1] : given[1],
+                                          ours ? err[1] : given[2]});
     if (pid < 0) {
         refuse(s->id, errno);
         goto end;
     }
     c->used = 1, c->id = s->id, c->pid = pid, c->deadline = c->began + (uint64_t)s->timeout_ms * 1000;
     c->ticks = started_at(pid);
-    c->stream[0].fd = out[0], c->stream[1].fd = err[0];
-    fcntl(out[0], F_SETFL, O_NONBLOCK), fcntl(err[0], F_SETFL, O_NONBLOCK);
-    out[0] = err[0] = -1;
+    watch(&c->stream[0], &out[0], s->output_bytes ? s->output_bytes : output_limit);
+    watch(&c->stream[1], &err[0], s->output_bytes ? s->output_bytes : output_limit);
 end:
     for (int i = 0; i < 2; i++) {
         if (out[i] >= 0)
@@ -269,17 +304,20 @@ end:
         if (err[i] >= 0)
             close(err[i]);
     }
+    if (nothing >= 0)
+        close(nothing);
     free(words);
 }
 
 static void reap(void) {
     int status;
-    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+    struct rusage used;
+    for (pid_t pid; (pid = wait4(-1, &status, WNOHANG, &used)) > 0;)
         for (int i = 0; i < COMMANDS_MAX; i++) {
             struct command *c = &commands[i];
             if (c->used != 1 || c->exited || c->pid != pid)
                 continue;
-            c->exited = 1, c->ended = now_us();
+            c->exited = 1, c->ended = now_us(), c->cpu_us = cpu_us(&used), c->peak_kib = used.ru_maxrss;
             c->how = c->how == TIMED_OUT ? TIMED_OUT : WIFSIGNALED(status) ? SIGNALLED : EXITED;
             c->code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
             drain(&c->stream[0]), drain(&c->stream[1]);
@@ -307,8 +345,8 @@ static void quieten(uint32_t id) {
 
 static void listen_to_host(void) {
     for (;;) {
-        int fd;
-        ssize_t n = receive_packet(control, buffer, PACKET_MAX, &fd, 1);
+        int fds[3];
+        ssize_t n = receive_packet(control, buffer, PACKET_MAX, fds, 3);
         if (n < 0 && errno == EAGAIN)
             return;
         if (n <= 0)
@@ -320,20 +358,27 @@ static void listen_to_host(void) {
             struct spawn s;
             memcpy(&s, buffer, sizeof s);
             errno = 0;
-            spawn(&s, buffer + sizeof s, fd);
+            spawn(&s, buffer + sizeof s, fds);
         } else if (type == KILL && (size_t)n == sizeof(struct kill)) {
             struct kill k;
             memcpy(&k, buffer, sizeof k);
             for (int i = 0; i < COMMANDS_MAX; i++)
                 if (commands[i].used == 1 && commands[i].id == k.id)
                     kill_command(&commands[i]);
+        } else if (type == SIGNAL && (size_t)n == sizeof(struct signal)) {
+            struct signal g;
+            memcpy(&g, buffer, sizeof g);
+            for (int i = 0; i < COMMANDS_MAX; i++)
+                if (commands[i].used == 1 && !commands[i].exited && commands[i].id == g.id)
+                    kill(-commands[i].pid, (int)g.number);
         } else if (type == QUIET && (size_t)n == sizeof(struct quiet)) {
             struct quiet q;
             memcpy(&q, buffer, sizeof q);
             quieten(q.id);
         }
-        if (fd >= 0)
-            close(fd);
+        for (int i = 0; i < 3; i++)
+            if (fds[i] >= 0)
+                close(fds[i]);
     }
 }
 
@@ -366,7 +411,7 @@ void run_agent(int socket, uint32_t output_bytes, uint32_t ttl_ms) {
     static struct capture *owners[2 + 2 * COMMANDS_MAX + ORPHANS_MAX];
     uint64_t end = now_us() + (uint64_t)ttl_ms * 1000;
     sigset_t child;
-    control = socket, head_limit = (output_bytes + 1) / 2, tail_limit = output_bytes - head_limit;
+    control = socket, output_limit = output_bytes;
     sigemptyset(&child), sigaddset(&child, SIGCHLD);
     sigprocmask(SIG_SETMASK, &child, NULL);
     signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);

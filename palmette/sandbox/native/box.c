@@ -131,8 +131,8 @@ static void limit_by_rlimit(const struct box *b) {
 
 static const struct {
     const char *name;
-    int minor;
-} devices[] = {{"null", 3}, {"zero", 5}, {"full", 7}, {"random", 8}, {"urandom", 9}};
+    int major, minor;
+} devices[] = {{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}};
 #define DEVICES (sizeof devices / sizeof *devices)
 
 static void make_devices(void) {
@@ -144,7 +144,7 @@ static void make_devices(void) {
         if (access(from, F_OK) == 0) { /* the fork server may not make devices either and has bound the host's */
             if (put(at, "") || mount(from, at, NULL, MS_BIND, NULL))
                 fail(at + 2);
-        } else if (mknod(at, S_IFCHR | 0666, makedev(1, devices[i].minor)) || chmod(at, 0666)) {
+        } else if (mknod(at, S_IFCHR | 0666, makedev(devices[i].major, devices[i].minor)) || chmod(at, 0666)) {
             fail(at + 2);
         }
     }

@@ -85,7 +85,7 @@ static int copy_one(int from, int to, const char *name, const struct stat *info)
     ssize_t n;
     switch (info->st_mode & S_IFMT) {
     case S_IFDIR:
-        return info->st_dev == device ? copy_directory(from, to, name) : mkdirat(to, name, 0700);
+        return copy_directory(from, to, name);
     case S_IFLNK:
         n = readlinkat(from, name, target, sizeof target - 1);
         if (n < 0)
@@ -93,7 +93,7 @@ static int copy_one(int from, int to, const char *name, const struct stat *info)
         target[n] = 0;
         return symlinkat(target, to, name);
     case S_IFREG:
-        return info->st_dev == device ? copy_file(from, to, name, info) : mknodat(to, name, S_IFREG | 0600, 0);
+        return copy_file(from, to, name, info);
     default:
         return mknodat(to, name, info->st_mode & (S_IFMT | 0777), info->st_rdev);
     }
@@ -108,6 +108,11 @@ static int dress(int to, const char *name, const struct stat *info) {
     return utimensat(to, name, times, AT_SYMLINK_NOFOLLOW);
 }
 
+/* Below another mount: only something for it to cover. */
+static int leave_place(int to, const char *name, int directory) {
+    return directory ? mkdirat(to, name, 0755) : mknodat(to, name, S_IFREG | 0644, 0);
+}
+
 static int copy_below(int from, int to) {
     int again = dup(from);
     DIR *list = again < 0 ? NULL : fdopendir(again);
@@ -117,6 +122,10 @@ static int copy_below(int from, int to) {
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
             continue;
         bad = fstatat(from, e->d_name, &info, AT_SYMLINK_NOFOLLOW);
+        if (!bad && info.st_dev != device) {
+            bad = leave_place(to, e->d_name, S_ISDIR(info.st_mode));
+            continue;
+        }
         int known = !bad && info.st_nlink > 1 && S_ISREG(info.st_mode) ? link_again(to, e->d_name, &info) : 0;
         if (bad || known > 0)
             continue;

@@ -157,7 +157,7 @@ static void enter_user_namespace(void) {
 }
 
 static void bind_devices(void) {
-    static const char *names[] = {"null", "zero", "full", "random", "urandom"};
+    static const char *names[] = {"null", "zero", "full", "random", "urandom", "tty"};
     mkdir("/d", 0755);
     if (!rootless && mknod("/d/probe", S_IFCHR | 0666, makedev(1, 3)) == 0) {
         int fd = open("/d/probe", O_RDWR | O_CLOEXEC);
@@ -167,7 +167,7 @@ static void bind_devices(void) {
             return;
         }
     }
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 6; i++) {
         char from[32], at[32];
         snprintf(from, sizeof from, "/dev/%s", names[i]);
         snprintf(at, sizeof at, "/d/%s", names[i]);

@@ -82,8 +82,8 @@ static int overlay(const char *layer, const char *image, const char *lowers, uin
     return tree;
 }
 
-/* A fresh writable layer over `count` lower ones (topmost first) and the image, as a mount that is attached nowhere yet;
- * -1 on failure. Ends in the server's own mounts. */
+/* A fresh writable layer over `count` lower ones (topmost first) and the image, as a mount that is attached nowhere
+ * yet; -1 on failure. Ends in the server's own mounts. */
 int stack_layers(uint32_t layer, uint32_t disk_mb, uint32_t inodes, const char *image, const char *lowers,
                  uint32_t count) {
     char name[16], base[64], options[96];
@@ -126,10 +126,9 @@ static int keep_root(int target, const char *name, int flat) {
     return mkdir(place(at, name), 0755) || attach(tree, at) ? -1 : 0;
 }
 
-/* Mounts of the sandbox that go along to its new root; those of device files are there only where it could not make
- * any, and below /dev where that is a mount itself. */
+/* Mounts of the sandbox that go along to its new root; device files are mounts only where none could be made. */
 static const char *carry(const char *points, uint32_t count) {
-    static const char devices[] = "/proc\0/dev\0/dev/null\0/dev/zero\0/dev/full\0/dev/random\0/dev/urandom\0";
+    static const char devices[] = "/proc\0/dev/null\0/dev/zero\0/dev/full\0/dev/random\0/dev/urandom\0/dev/tty\0";
     for (uint32_t i = 0; i < count; i++, points += strlen(points) + 1)
         if (mount(points, points + 1, NULL, MS_MOVE, NULL))
             return points;

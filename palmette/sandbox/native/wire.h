@@ -8,7 +8,7 @@
 #include <sys/types.h>
 
 enum to_host { SERVER_READY = 1, STARTED, READY, FAILED, OUTPUT, DONE, QUIETED };
-enum to_agent { SPAWN = 1, KILL, QUIET };
+enum to_agent { SPAWN = 1, KILL, QUIET, SIGNAL };
 enum to_server { START = 1, ROTATE, DROP };
 enum how { EXITED, SIGNALLED, TIMED_OUT };
 
@@ -38,13 +38,20 @@ struct drop {
     uint32_t type;
 };
 
-/* To the agent, with a descriptor for stdin when `has_stdin`. Strings follow: cwd, argv..., env... */
+/* To the agent, with `fds` descriptors: 0, 1 (stdin) or 3 (all streams, whose other ends the host has; with `terminal`
+ * they are a terminal). Limits of 0 are none, but for output_bytes, where it is that of the sandbox. Strings follow: cwd,
+ * argv..., env... */
 struct spawn {
-    uint32_t type, id, timeout_ms, argc, envc, has_stdin;
+    uint32_t type, id, timeout_ms, argc, envc, fds, terminal, memory_mb, cpu_s, file_mb, output_bytes;
 };
 
 struct kill {
     uint32_t type, id;
+};
+
+/* For the process group of a command. */
+struct signal {
+    uint32_t type, id, number;
 };
 
 /* End whatever runs besides you. */
@@ -72,12 +79,13 @@ struct quieted {
     uint32_t type, id, busy;
 };
 
-/* The end of a command. What is left of stdout + stderr (their lengths are given, with all earlier OUTPUT) follows. */
+/* The end of a command. What is left of stdout + stderr (their lengths are given, with all earlier OUTPUT) follows.
+ * `cpu_us` and `peak_kib` are of the command and the children it waited for, `all_cpu_us` of the sandbox so far. */
 struct done {
     uint32_t type, id, how;
     int32_t code;
-    uint32_t truncated, out_bytes, err_bytes, unused;
-    uint64_t wall_us;
+    uint32_t truncated, out_bytes, err_bytes, peak_kib;
+    uint64_t wall_us, cpu_us, all_cpu_us;
 };
 
 /* packet.c */
