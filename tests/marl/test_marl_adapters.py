@@ -8,7 +8,8 @@ import torch
 from pettingzoo.test import parallel_api_test
 
 from palmette.errors import UserError
-from palmette.marl.envs.conformance import episode, random_actions
+from palmette.marl.envs.api import random_actions
+from palmette.marl.envs.conformance import episode
 from palmette.marl.envs.hallway import Hallway, HallwayConfig
 from palmette.marl.envs.names import GAMES, open_game
 from palmette.marl.envs.navigation import Navigation, NavigationConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from palmette.marl.envs.conformance import random_actions
+from palmette.marl.envs.api import random_actions
 from palmette.marl.envs.navigation import Navigation, NavigationConfig
 from palmette.marl.envs.predators import Predators, PredatorsConfig
 

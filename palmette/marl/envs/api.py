@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from palmette.marl.envs.draws import Draws
@@ -21,6 +22,11 @@ class Spec:
     state_size: int
     limit: int  # no episode is longer, in steps
     score: Literal["won", "return"]  # what an episode is judged by: won or lost, or the sum of its rewards
+
+    @property
+    def score_name(self) -> str:
+        """What a score is called: a share of 1, or a number."""
+        return "success" if self.score == "won" else "return"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,3 +74,8 @@ def check_actions(actions_BN: Tensor, spec: Spec, batch: int) -> None:
         raise ValueError(f"{spec.name}: actions of shape {tuple(actions_BN.shape)}, not {(batch, spec.agents)}")
     if actions_BN.is_floating_point() or actions_BN.amin() < 0 or actions_BN.amax() >= spec.actions:
         raise ValueError(f"{spec.name}: actions must be whole numbers from 0 to {spec.actions - 1}")
+
+
+def random_actions(avail_BNA: Tensor, generator: torch.Generator) -> Tensor:
+    """Return an available action_BN for everybody, uniformly."""
+    return torch.multinomial(avail_BNA.flatten(0, 1).float(), 1, generator=generator).view(avail_BNA.shape[:2])

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from palmette.marl.envs.api import Frame, Game
+from palmette.marl.envs.api import Frame, Game, random_actions
 
 Open = Callable[[int, int], Game]
 
@@ -135,11 +135,6 @@ CHECKS: tuple[Callable[[Open], None], ...] = (
 )
 
 
-def random_actions(avail_BNA: Tensor, generator: torch.Generator) -> Tensor:
-    """Return an available action_BN for everybody, uniformly."""
-    return torch.multinomial(avail_BNA.flatten(0, 1).float(), 1, generator=generator).view(avail_BNA.shape[:2])
-
-
 def episode(game: Game, *, seed: int, steps: int | None = None) -> list[Frame]:
     """Return the frames of a reset and `steps` (all, if not given) steps with random actions."""
     generator = torch.Generator().manual_seed(seed)
@@ -150,10 +145,13 @@ def episode(game: Game, *, seed: int, steps: int | None = None) -> list[Frame]:
 
 
 def _equal(one: Frame, other: Frame) -> bool:
-    pairs = [(getattr(one, each.name), getattr(other, each.name)) for each in fields(Frame)]
-    return all((left is None and right is None) or torch.equal(left, right) for left, right in pairs)
+    def same(left: Tensor | None, right: Tensor | None) -> bool:
+        return left is right if left is None or right is None else torch.equal(left, right)
+
+    return all(same(getattr(one, each.name), getattr(other, each.name)) for each in fields(Frame))
 
 
 def _copy(frame: Frame) -> Frame:
-    values: dict[str, Any] = {each.name: getattr(frame, each.name) for each in fields(Frame)}
-    return Frame(**{name: None if value is None else value.clone() for name, value in values.items()})
+    values = {each.name: getattr(frame, each.name) for each in fields(Frame)}
+    copies: dict[str, Any] = {name: value.clone() for name, value in values.items() if value is not None}
+    return replace(frame, **copies)

@@ -1,0 +1,32 @@
+"""Messages that are features: the receiver's head sees its own hidden state and the sum of what reached it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from palmette.marl.comm.api import Sizes
+
+
+class Features(nn.Module):
+    """Q_j = head([h_j, sum_i g_ij w_i V h_i / (N - 1)]); the head is linear in what was heard before its first ReLU."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.value = nn.Linear(sizes.hidden, sizes.hidden)
+        self.seen = nn.Linear(sizes.hidden, sizes.hidden)
+        self.heard = nn.Linear(sizes.hidden, sizes.hidden, bias=False)
+        self.out = nn.Linear(sizes.hidden, sizes.actions)
+
+    def messages(self, hidden_MNH: Tensor, weight_MN: Tensor | None = None) -> Tensor:
+        """Return what each sender says, message_MNH, as loud as `weight_MN` says."""
+        message_MNH = self.value(hidden_MNH) / max(hidden_MNH.shape[1] - 1, 1)
+        return message_MNH if weight_MN is None else message_MNH * weight_MN[..., None]
+
+    def forward(self, hidden_MNH: Tensor, message_MNH: Tensor, links_MNN: Tensor) -> Tensor:
+        """Return q_MNA of the messages that arrive over `links_MNN`."""
+        return self.decide(self.seen(hidden_MNH), self.heard(links_MNN.transpose(1, 2) @ message_MNH))
+
+    def decide(self, seen_MXH: Tensor, heard_MXH: Tensor) -> Tensor:
+        """Return q_MXA of what an agent saw and heard, each after its half of the head's first layer."""
+        return self.out(torch.relu(seen_MXH + heard_MXH))

@@ -1,0 +1,101 @@
+"""T2MAC+, ours: messages carry features as loud as their sender is sure; a link is worth what silence would cost.
+
+Every ingredient is a switch. What it keeps of T2MAC: one gate per link for whom and when, with labels and an optimiser
+of its own, and trust in what arrives by the sender's evidence. What it changes: evidence is a weight and not the
+values, the gate is held open until messages mean something, and a label asks whether the receiver would decide worse.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from palmette.evidence import uncertainty
+from palmette.marl.comm.api import Scene, Sizes, Talk, best_actions, between_others, received
+from palmette.marl.comm.features import Features
+from palmette.marl.comm.gate import Gate
+from palmette.marl.comm.random import draw_links
+
+
+class T2macPlusConfig(BaseModel):
+    """The switches; defaults are what measured best."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    confidence: Literal["sigmoid", "evidence", "none"] = Field(
+        default="evidence", description="weight of a sender's message: a free sigmoid, 1 - u of its evidence, or 1"
+    )
+    gate: Literal["learned", "random", "all"] = Field(default="learned", description="what opens links; for ablation")
+    rate: float = Field(default=0.2, ge=0, le=1, description="of links, with gate random")
+    label: Literal["regret", "uncertainty"] = Field(
+        default="regret", description="a link is worth it for the receiver's decision, or if its sender is sure"
+    )
+    least: float = Field(default=0.02, ge=0, description="a link is worth it above this regret, or this confidence")
+    balance: float = Field(default=20.0, ge=1, description="greatest weight of a worthwhile link in the gate's loss")
+    threshold: float = Field(default=0.5, gt=0, lt=1, description="probability above which a link opens")
+    budget: int | None = Field(default=None, ge=1, description="most receivers a sender and step; none: no limit")
+    warm_up: float = Field(default=0.6, ge=0, le=1, description="share of training with all links open")
+
+
+class T2macPlus(nn.Module):
+    """Q_j = head([h_j, sum_i g_ij w_i V h_i / (N - 1)]), w_i the sender's confidence."""
+
+    def __init__(self, sizes: Sizes, config: T2macPlusConfig) -> None:
+        super().__init__()
+        self.config, self.balance = config, config.balance
+        self.features = Features(sizes)
+        self.sure = nn.Linear(sizes.hidden, 1 if config.confidence == "sigmoid" else sizes.actions)
+        nn.init.constant_(self.sure.bias, 3.0)  # heard at first, so that messages can become useful
+        self.gate = Gate(sizes, threshold=config.threshold, budget=config.budget)
+
+    def forward(self, hidden_MNH: Tensor, scene: Scene) -> Talk:
+        """Return values after a round over the links that the gate opens."""
+        weight_MN = self.confidence(hidden_MNH)
+        message_MNH = self.features.messages(hidden_MNH, weight_MN)
+        logits_MNN, links_MNN = self.gate(hidden_MNH)
+        if scene.open_all or self.config.gate == "all":
+            links_MNN = between_others(hidden_MNH)
+        elif self.config.gate == "random":
+            links_MNN = draw_links(hidden_MNH, self.config.rate, scene.generator)
+        q_MNA = self.features(hidden_MNH, message_MNH, received(links_MNN, scene))
+        labels_MNN = None
+        if scene.learning:
+            labels_MNN = (self._worth(hidden_MNH, message_MNH, weight_MN, scene) > self.config.least).float()
+        return Talk(q_MNA=q_MNA, links_MNN=links_MNN, selector_MNN=logits_MNN, labels_MNN=labels_MNN)
+
+    def confidence(self, hidden_MNH: Tensor) -> Tensor:
+        """Return how sure each agent is of what it says, 0..1, shape _MN."""
+        if self.config.confidence == "none":
+            return torch.ones_like(hidden_MNH[..., 0])
+        said_MNX = self.sure(hidden_MNH)
+        if self.config.confidence == "sigmoid":
+            return torch.sigmoid(said_MNX).squeeze(-1)
+        return 1 - uncertainty(softplus(said_MNX))
+
+    def selector_parameters(self) -> list[nn.Parameter]:
+        """Return the gate's."""
+        return list(self.gate.parameters())
+
+    @torch.no_grad()
+    def _worth(self, hidden_MNH: Tensor, message_MNH: Tensor, weight_MN: Tensor, scene: Scene) -> Tensor:
+        """Return the value_MNN of each link.
+
+        Regret: by how much the receiver's choice without this one message falls short of its choice with all of them,
+        both valued with all of them.
+        """
+        if self.config.label == "uncertainty":
+            return weight_MN[..., None] * between_others(hidden_MNH)
+        agents = hidden_MNH.shape[1]
+        seen_MNH, said_MNH = self.features.seen(hidden_MNH), self.features.heard(message_MNH)
+        heard_MNH = said_MNH.sum(1, keepdim=True) - said_MNH
+        q_MNA = self.features.decide(seen_MNH, heard_MNH)
+        without_MNNA = self.features.decide((seen_MNH + heard_MNH)[:, None], -said_MNH[:, :, None])  # sender, receiver
+        chosen_MNN = best_actions(without_MNNA, scene.avail_MNA[:, None])
+        best_MN = q_MNA.gather(-1, best_actions(q_MNA, scene.avail_MNA)[..., None]).squeeze(-1)
+        q_MNNA = q_MNA[:, None].expand(-1, agents, -1, -1)
+        regret_MNN = best_MN[:, None] - q_MNNA.gather(-1, chosen_MNN[..., None]).squeeze(-1)
+        return regret_MNN * between_others(hidden_MNH)

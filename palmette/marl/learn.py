@@ -1,0 +1,175 @@
+"""Learning values for a team: QMIX or VDN with double Q, target networks and Q(lambda) returns; gates beside them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from palmette.marl.comm.api import Scene, Talk, best_actions
+from palmette.marl.envs.api import Spec
+from palmette.marl.episode import Episodes
+from palmette.marl.nets import MIXERS, Agents
+
+
+class LearnConfig(BaseModel):
+    """Hyper-parameters, the same for every method."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    hidden: int = Field(default=64, ge=1, description="width of the agents' network")
+    ids: bool = Field(default=True, description="agents are told who they are")
+    lr: float = Field(default=7e-4, gt=0, description="Adam's, of values")
+    selector_lr: float = Field(default=1e-3, gt=0, description="Adam's, of a gate")
+    gamma: float = Field(default=0.99, gt=0, le=1, description="discount of a step")
+    td_lambda: float = Field(default=0.6, ge=0, le=1, description="of Q(lambda); 0 is one step")
+    clip: float = Field(default=10.0, gt=0, description="greatest norm of a gradient")
+    target_every: int = Field(default=100, ge=1, description="updates between copies to the target networks")
+    batch: int = Field(default=32, ge=1, description="episodes an update")
+    parallel: int = Field(default=32, ge=1, description="episodes played at once")
+    update_every: int = Field(default=120, ge=1, description="environment steps an update, the same for every method")
+    buffer: int = Field(default=5000, ge=1, description="episodes kept")
+    epsilon_last: float = Field(default=0.05, ge=0, le=1, description="share of random actions in the end")
+    epsilon_steps: int = Field(default=100_000, ge=1, description="environment steps until then, linearly from 1")
+
+
+class Learner:
+    """Networks, their targets and optimisers."""
+
+    def __init__(self, agents: Agents, mixer: Any, spec: Spec, config: LearnConfig, generator: torch.Generator) -> None:
+        self.agents, self.mixer, self.spec, self.config = agents, mixer, spec, config
+        self._generator = generator
+        self._target_agents, self._target_mixer = copy.deepcopy(agents), copy.deepcopy(mixer)
+        values, selector = agents.parts()
+        self._values = [*values, *mixer.parameters()]
+        self.optimiser = torch.optim.Adam(self._values, lr=config.lr)
+        self.selector_optimiser = torch.optim.Adam(selector, lr=config.selector_lr) if selector else None
+        self.updates = 0
+
+    def update(self, episodes: Episodes, *, open_all: bool = False) -> dict[str, float]:
+        """Do one step of each optimiser on some episodes, and return losses and rates."""
+        live_ET = episodes.live_ET.float()
+        talk, target_ET = self._look(episodes, open_all)
+        chosen_ETN = _at(talk.q_MNA[:, :-1], episodes.action_ETN)
+        wrong_ET = self.mixer(chosen_ETN, episodes.state_EUS[:, :-1]) - target_ET
+        loss = td = (wrong_ET.square() * live_ET).sum() / live_ET.sum()
+        row = {"loss": float(td.detach())}
+        if talk.loss_M is not None:
+            further = (talk.loss_M[:, :-1] * live_ET).sum() / live_ET.sum()
+            row["further_loss"] = float(further.detach())
+            loss = loss + further
+        self.optimiser.zero_grad()
+        loss.backward()
+        row["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self._values, self.config.clip))
+        self.optimiser.step()
+        row |= self._update_selector(talk, live_ET)
+        self.updates += 1
+        if self.updates % self.config.target_every == 0:
+            self._target_agents.load_state_dict(self.agents.state_dict())
+            self._target_mixer.load_state_dict(self.mixer.state_dict())
+        return row
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Return all networks by name."""
+        return {
+            "agents": self.agents,
+            "mixer": self.mixer,
+            "target_agents": self._target_agents,
+            "target_mixer": self._target_mixer,
+        }
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return all optimisers by name."""
+        found: dict[str, torch.optim.Optimizer] = {"values": self.optimiser}
+        if self.selector_optimiser:
+            found["selector"] = self.selector_optimiser
+        return found
+
+    def _look(self, episodes: Episodes, open_all: bool) -> tuple[Talk, Tensor]:
+        """Return (what the network makes of every frame, target_ET); axes of the talk are E, U, then the rest."""
+        inputs_EUNI = episodes.inputs(actions=self.spec.actions, ids=self.config.ids)
+        talk = self._talk(self.agents, inputs_EUNI, episodes, open_all, learning=True)
+        with torch.no_grad():
+            target = self._talk(self._target_agents, inputs_EUNI, episodes, open_all, learning=False)
+            greedy_EUN = best_actions(talk.q_MNA, episodes.avail_EUNA)
+            value_EU = self._target_mixer(_at(target.q_MNA, greedy_EUN), episodes.state_EUS)
+            return talk, lambda_returns(value_EU, episodes, gamma=self.config.gamma, td_lambda=self.config.td_lambda)
+
+    def _talk(self, agents: Agents, inputs_EUNI: Tensor, episodes: Episodes, open_all: bool, *, learning: bool) -> Talk:
+        hidden_EUNH, _ = agents.remember(inputs_EUNI)
+        shape = hidden_EUNH.shape[:2]
+        news_EUNN = episodes.news_EUNN
+        scene = Scene(
+            avail_MNA=episodes.avail_EUNA.flatten(0, 1),
+            generator=self._generator,
+            state_MS=episodes.state_EUS.flatten(0, 1) if learning else None,
+            news_MNN=news_EUNN.flatten(0, 1) if news_EUNN.shape[-1] else None,
+            open_all=open_all,
+            learning=learning,
+        )
+        talk = agents.talk(hidden_EUNH.flatten(0, 1), scene)
+        values: dict[str, Any] = {each.name: getattr(talk, each.name) for each in fields(Talk)}
+        return Talk(**{name: each.unflatten(0, shape) for name, each in values.items() if each is not None})
+
+    def _update_selector(self, talk: Talk, live_ET: Tensor) -> dict[str, float]:
+        if self.selector_optimiser is None or talk.selector_MNN is None or talk.labels_MNN is None:
+            return {}
+        logits_ETNN, labels_ETNN = talk.selector_MNN[:, :-1], talk.labels_MNN[:, :-1]
+        loss = selector_loss(logits_ETNN, labels_ETNN, live_ET, balance=self.agents.comm.balance)
+        self.selector_optimiser.zero_grad()
+        loss.backward()
+        self.selector_optimiser.step()
+        counted_ETNN = _counted(labels_ETNN, live_ET)
+        return {
+            "selector_loss": float(loss.detach()),
+            "worthwhile": float((labels_ETNN * counted_ETNN).sum() / counted_ETNN.sum()),
+        }
+
+
+def selector_loss(logits_ETNN: Tensor, labels_ETNN: Tensor, live_ET: Tensor, *, balance: float = 1.0) -> Tensor:
+    """Return the binary cross-entropy of a gate on links between others in live steps (T2MAC Eq. 4).
+
+    Worthwhile links weigh as much as all others together, but at most `balance` times as much each.
+    """
+    counted_ETNN = _counted(labels_ETNN, live_ET)
+    good, bad = (labels_ETNN * counted_ETNN).sum(), ((1 - labels_ETNN) * counted_ETNN).sum()
+    weight = (bad / good.clamp(min=1.0)).clamp(1.0, balance)
+    each_ETNN = binary_cross_entropy_with_logits(logits_ETNN, labels_ETNN, reduction="none", pos_weight=weight)
+    return (each_ETNN * counted_ETNN).sum() / counted_ETNN.sum().clamp(min=1.0)
+
+
+def lambda_returns(value_EU: Tensor, episodes: Episodes, *, gamma: float, td_lambda: float) -> Tensor:
+    """Return the target_ET of Q(lambda): R_t = r_t + gamma ((1 - lambda) V_{t+1} + lambda R_{t+1}), 0 after the end.
+
+    The limit is part of a game's rules here: nothing is worth anything after it.
+    """
+    goes_on_ET = ~episodes.ended_ET
+    targets: list[Tensor] = []
+    following_E = value_EU[:, -1]
+    for step in reversed(range(episodes.reward_ET.shape[1])):
+        ahead_E = (1 - td_lambda) * value_EU[:, step + 1] + td_lambda * following_E
+        following_E = episodes.reward_ET[:, step] + gamma * goes_on_ET[:, step] * ahead_E
+        targets.append(following_E)
+    return torch.stack(targets[::-1], 1)
+
+
+def open_learner(spec: Spec, comm: Any, mixer: str, config: LearnConfig, generator: torch.Generator) -> Learner:
+    """Return a learner with fresh networks; torch's own seed decides their weights."""
+    inputs = spec.obs_size + spec.actions + (spec.agents if config.ids else 0)
+    agents = Agents(inputs=inputs, hidden=config.hidden, comm=comm)
+    return Learner(agents, MIXERS[mixer](spec.agents, spec.state_size), spec, config, generator)
+
+
+def _at(values_XNA: Tensor, action_XN: Tensor) -> Tensor:
+    return values_XNA.gather(-1, action_XN[..., None]).squeeze(-1)
+
+
+def _counted(like_ETNN: Tensor, live_ET: Tensor) -> Tensor:
+    """Return 1 for the links_ETNN to others in live steps."""
+    others_NN = 1 - torch.eye(like_ETNN.shape[-1], device=like_ETNN.device)
+    return others_NN * live_ET[..., None, None]

@@ -1,0 +1,137 @@
+"""Runs a recipe of kind ``marl``: one training a seed, measured all along; may be interrupted and resumed.
+
+Stages are ``train/seed_N``; the network of each is ``models/seed_N/agents.safetensors``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+
+from palmette.marl.envs.hallway import clock_bar
+from palmette.marl.recipe import MarlRecipe
+from palmette.marl.training import Training
+from palmette.progress import Progress
+from palmette.run import RunDir, write_atomic
+
+_LAST = 3  # measurements whose mean is the result
+
+
+async def train_marl(recipe: MarlRecipe, run: RunDir) -> None:
+    """Train every seed that has not finished; interrupted ones go on from where they stood. Raises `UserError`."""
+    with _threads(recipe.threads):
+        for seed in range(recipe.seed, recipe.seed + recipe.seeds):
+            if not run.stage_done(_stage(seed)):
+                await _train(recipe, run, seed)
+    if not run.stage_done("result"):
+        run.finish_stage("result", result(recipe, run))
+
+
+def result(recipe: MarlRecipe, run: RunDir) -> dict[str, Any]:
+    """Return what the trainings came to: each seed's score and rate, their medians, and the clock's bar if any."""
+    seeds = {seed: run.stage_summary(_stage(seed)) for seed in range(recipe.seed, recipe.seed + recipe.seeds)}
+    found: dict[str, Any] = {"game": recipe.game, "method": recipe.method, "seeds": list(seeds)}
+    for name in ("score", "comm_rate", "cpu_s"):
+        found[name] = [summary[name] for summary in seeds.values()]
+        found[f"median_{name}"] = statistics.median(found[name])
+    bar = clock_bar(recipe.hallway) if recipe.game == "hallway" else None
+    if bar is not None:
+        found["clock_bar"] = float(bar)
+    return found
+
+
+async def _train(recipe: MarlRecipe, run: RunDir, seed: int) -> None:
+    training, stage = Training(recipe, seed), _stage(seed)
+    saved = run.path / "checkpoints" / f"{stage}.safetensors"
+    if saved.is_file():
+        training.load_state(load_file(saved))
+    every = max(recipe.steps // recipe.test.times, 1)
+    wrote_s, begun = time.monotonic(), training.env_steps
+    words = _words(recipe)
+    with Progress(stage, recipe.steps, "steps", done=training.env_steps) as bar:
+        try:
+            while not training.finished:
+                before = training.env_steps
+                row = await _to_end(training.advance)
+                if before // every != training.env_steps // every or training.finished:
+                    measured = await _to_end(training.measure)
+                    spent_s = time.monotonic() - wrote_s
+                    rate = (training.env_steps - begun) / max(spent_s, 1e-9)
+                    wrote_s, begun = time.monotonic(), training.env_steps
+                    numbers = {training.spec.score_name: measured.score, **asdict(measured), **row}
+                    run.metrics(stage, training.env_steps, **numbers, cpu_s=training.seconds, env_steps_s=rate)
+                    words |= {training.spec.score_name: measured.score, "links": measured.comm_rate}
+                bar.update(training.env_steps - before, **words)
+        except asyncio.CancelledError:
+            _save(training, saved)
+            raise
+    _finish(training, run, stage, saved)
+
+
+def _finish(training: Training, run: RunDir, stage: str, saved: Path) -> None:
+    rows = [row for row in run.read_metrics(stage) if "score" in row][-_LAST:]
+    _save_network(training, run.path / "models" / stage.removeprefix("train/"))
+    run.finish_stage(
+        stage,
+        {
+            "steps": training.env_steps,
+            "updates": training.learner.updates,
+            "score": statistics.fmean(row["score"] for row in rows),
+            "comm_rate": statistics.fmean(row["comm_rate"] for row in rows),
+            "messages": statistics.fmean(row["messages"] for row in rows),
+            "cpu_s": round(training.seconds, 2),
+            "seconds": round(training.seconds, 2),
+        },
+    )
+    saved.unlink(missing_ok=True)
+
+
+def _save(training: Training, path: Path) -> None:
+    write_atomic(path, to_bytes(training.state()))
+
+
+def _save_network(training: Training, folder: Path) -> None:
+    weights = {name: value.contiguous() for name, value in training.learner.agents.state_dict().items()}
+    write_atomic(folder / "agents.safetensors", to_bytes(weights))
+
+
+async def _to_end(heavy: Any) -> Any:
+    """Run `heavy` in a thread; if cancelled, wait for it before the cancellation leaves."""
+    running = asyncio.ensure_future(asyncio.to_thread(heavy))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+
+
+def _words(recipe: MarlRecipe) -> dict[str, float | str]:
+    """Return what a progress line says from the start: the bar that a clock sets, if the game has one."""
+    bar = clock_bar(recipe.hallway) if recipe.game == "hallway" and recipe.hallway.slack is not None else None
+    return {} if bar is None else {"clock": f"{float(bar):.0%}"}
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    torch.set_flush_denormal(True)  # tiny optimiser moments cost CPUs a factor otherwise
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.set_flush_denormal(False)
+
+
+def _stage(seed: int) -> str:
+    return f"train/seed_{seed}"
