@@ -62,6 +62,7 @@ async def specialise_then_unify(recipe: Recipe, run: RunDir) -> None:
 KINDS: dict[str, Callable[[Any, RunDir], Coroutine[Any, Any, None]]] = {
     "specialise_then_unify": specialise_then_unify,
     "base": lambda recipe, run: _base(recipe, run),
+    "marl": lambda recipe, run: _marl(recipe, run),
 }
 
 
@@ -86,6 +87,12 @@ async def _base(recipe: Any, run: RunDir) -> None:
     from palmette.train.base.train import train_base
 
     await train_base(recipe, run)
+
+
+async def _marl(recipe: Any, run: RunDir) -> None:
+    from palmette.marl.train import train_marl
+
+    await train_marl(recipe, run)
 
 
 async def _tasks(recipe: Recipe, run: RunDir, place: Workplace) -> dict[str, dict[str, list[Task]]]:

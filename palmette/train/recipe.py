@@ -12,6 +12,7 @@ from palmette.envs.names import DOMAINS
 from palmette.errors import suggest
 from palmette.sandbox.hosts import HOSTS
 from palmette.scaffolds.names import SCAFFOLDS
+from palmette.train.config import TrainConfig
 from palmette.train.distil import DistilConfig
 from palmette.train.rl import RlConfig
 from palmette.train.sft import SftConfig
@@ -52,7 +53,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     kind: Literal["specialise_then_unify"] = Field(
-        default="specialise_then_unify", description="what is made: specialise_then_unify (base: see recipes/base.toml)"
+        default="specialise_then_unify", description="what is made: specialise_then_unify (base, marl: see recipes/)"
     )
     name: str = Field(default="demo", min_length=1, description="name of the run")
     seed: int = Field(default=0, ge=0, description="everything random follows from it")
@@ -73,6 +74,7 @@ class Recipe(BaseModel):
     sft: SftConfig = Field(default_factory=SftConfig, description="training on demonstrations")
     rl: RlConfig = Field(default_factory=RlConfig, description="reinforcement learning in sandboxes")
     distil: DistilConfig = Field(default_factory=DistilConfig, description="unifying the experts in one student")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="how gradients are computed")
     eval: EvalConfig = Field(default_factory=EvalConfig, description="measuring on held-out tasks")
 
     @model_validator(mode="after")
@@ -126,7 +128,13 @@ def _base() -> type[BaseModel]:
     return BaseRecipe
 
 
-KINDS = {"specialise_then_unify": lambda: Recipe, "base": _base}
+def _marl() -> type[BaseModel]:
+    from palmette.marl.recipe import MarlRecipe
+
+    return MarlRecipe
+
+
+KINDS = {"specialise_then_unify": lambda: Recipe, "base": _base, "marl": _marl}
 
 
 def _unknown(what: str, name: str, known: Any) -> str:
