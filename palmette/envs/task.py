@@ -148,6 +148,7 @@ def _task_toml(draft: Draft) -> str:
     extra = "".join(f"{key} = {json.dumps(value)}\n" for key, value in draft.metadata.items())
     return f"""\
 schema_version = "{_SCHEMA}"
+artifacts = ["/app"]
 
 [task]
 name = {json.dumps(draft.name)}
