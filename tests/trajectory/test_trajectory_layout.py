@@ -117,6 +117,27 @@ def test_blocks_and_gateways_of_a_cut_tree(
         assert part.num_tokens <= budget
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.data(), st.integers(1, 4), block_pairs)
+def test_blocks_and_gateways_of_any_connected_parts(
+    forests: Forests, data: st.DataObject, longest: int, block_pairs: int
+) -> None:
+    """Also of parts with side branches that others hang on, which `cut` does not make."""
+    rows = data.draw(forests)
+    trie = build([np.array(row, np.int64) for row in rows]).divided(longest)
+    parts: list[tuple[int, list[int]]] = []
+    part_K: list[int] = []
+    for node, above in enumerate(trie.parent_K.tolist()):
+        parent = part_K[above] if above != NONE else NONE
+        siblings = [number for number, (other, _) in enumerate(parts) if other == parent]
+        part_K.append(data.draw(st.sampled_from([len(parts), *siblings, *[parent] * 2 * (parent != NONE)])))
+        if part_K[-1] == len(parts):
+            parts.append((parent, []))
+        parts[part_K[-1]][1].append(node)
+    with mock.patch.object(layout_module, "_BLOCK_PAIRS", block_pairs):
+        check(lay_out(trie, parts), rows)
+
+
 def test_by_hand() -> None:
     """A trunk of 4 with two continuations of 3 and 2, and one of 2 that hangs halfway."""
     rows = [[1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 8, 9], [1, 2, 10, 11]]
@@ -131,6 +152,12 @@ def test_by_hand() -> None:
     fused = laid(rows, block_pairs=10**9)
     assert fused.parts[0].masked == ((0, 11),)
     assert fused.parts[0].squares == fused.parts[0].rectangles == ()
+    star = laid(
+        [[*range(100), 200 + leaf] for leaf in range(5)], block_pairs=100
+    )  # the lighter leaves are put together
+    assert star.parts[0].squares == ((0, 101),)
+    assert star.parts[0].masked == ((101, 105),)
+    assert star.parts[0].rectangles == ((101, 105, 0, 100),)
 
 
 def test_few_rectangles_lie_above_any_token() -> None:
