@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import secrets
-import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -28,17 +28,25 @@ from starlette.routing import Route
 
 from palmette.chat.template import Renderer
 from palmette.engine.api import Engine, Sampling
-from palmette.errors import UserError
-from palmette.gateway import openai_chat, refusal
+from palmette.gateway import anthropic, gemini, openai_chat, openai_responses, refusal
 from palmette.gateway.call import Call
 from palmette.gateway.dialect import Dialect
 from palmette.gateway.dialect import Request as Asked
 from palmette.gateway.incoming import key_of, name_of, read_body, while_connected
+from palmette.gateway.listen import Server, bind
 from palmette.gateway.refusal import Refusal
 from palmette.gateway.session import Failure, Session
 from palmette.gateway.stream import EventStream, events
 
-DIALECTS: dict[str, Dialect] = {"/v1/chat/completions": openai_chat.DIALECT}
+DIALECTS: dict[str, Dialect] = {
+    "/v1/chat/completions": openai_chat.DIALECT,
+    "/v1/responses": openai_responses.DIALECT,
+    "/v1/messages": anthropic.DIALECT,
+}
+COUNTS: dict[str, tuple[Dialect, Callable[[int], dict[str, Any]]]] = {
+    "/v1/responses/input_tokens": (openai_responses.DIALECT, openai_responses.count),
+    "/v1/messages/count_tokens": (anthropic.DIALECT, anthropic.count),
+}
 MODEL_NAME = "palmette"
 PUBLIC_SAMPLING = Sampling(max_tokens=2048)  # of a session that a request without a rollout opens for itself
 
@@ -74,12 +82,12 @@ class Gateway:
         self._under_way = 0
         self._sessions: dict[str, Session] = {}
         self._tokenising = ThreadPoolExecutor(1, "tokenising")
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Bind and serve. Raises `UserError` when the address cannot be had."""
-        listener = _bind(self.host, self.port)
+        listener = bind(self.host, self.port)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
             self._app(),
@@ -94,7 +102,7 @@ class Gateway:
             timeout_keep_alive=75,
             timeout_graceful_shutdown=1,
         )
-        self._server = _Server(config)
+        self._server = Server(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="gateway")
         await self._server.ready.wait()
 
@@ -124,11 +132,22 @@ class Gateway:
     # ------------------------------------------------------------ routes
 
     def _app(self) -> Starlette:
-        routes: list[Route] = [Route("/health", self._health, methods=["GET"])]
+        routes = [
+            Route("/health", self._health, methods=["GET"]),
+            Route("/api/hello", _hello, methods=["GET"]),  # Claude Code knocks here first, with HEAD
+            Route("/", _hello, methods=["GET"]),
+        ]
         for base in ("", "/s/{key}"):
+            if base:
+                routes += [Route(base + "/api/hello", _hello, methods=["GET"]), Route(base, _hello, methods=["GET"])]
             for path, dialect in DIALECTS.items():
-                routes.append(Route(base + path, self._answering(dialect), methods=["POST"]))
-            routes.append(Route(base + "/v1/models", self._models, methods=["GET"]))
+                routes.append(Route(base + path, partial(self._answer, dialect=dialect), methods=["POST"]))
+            for path, (dialect, write) in COUNTS.items():
+                routes.append(Route(base + path, partial(self._count, dialect=dialect, write=write), methods=["POST"]))
+            for version in ("/v1beta", "/v1"):
+                routes.append(Route(base + version + "/models", self._models, methods=["GET"]))
+                routes.append(Route(base + version + "/models/{name:path}", self._model, methods=["GET"]))
+                routes.append(Route(base + version + "/models/{name:path}", self._google, methods=["POST"]))
         return Starlette(
             routes=routes,
             exception_handlers={
@@ -139,22 +158,35 @@ class Gateway:
             },
         )
 
-    def _answering(self, dialect: Dialect) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
-            session = self._session_of(request)
-            with self._admitted(session) as slot:
-                body = await read_body(request, self._max_body_bytes)
-                asked = dialect.read(body)
-                name, again = name_of(request, body)
-                call = session.ask(asked.ask, self.engine, self.renderer, name=name, again=again, live=asked.stream)
-                if asked.stream:
-                    return await self._streamed(request, session, asked, call, slot.pop_all())
-                with call.following():
-                    turn = await while_connected(request, session.turn(call))
-                    call.delivered = True
-                return Response(asked.write(turn, self.renderer), media_type="application/json")
+    async def _answer(self, request: Request, dialect: Dialect) -> Response:
+        session = self._session_of(request)
+        with self._admitted(session) as slot:
+            body = await read_body(request, self._max_body_bytes)
+            asked = dialect.read(body)
+            name, again = name_of(request, body)
+            call = session.ask(asked.ask, self.engine, self.renderer, name=name, again=again, live=asked.stream)
+            if asked.stream:
+                return await self._streamed(request, session, asked, call, slot.pop_all())
+            with call.following():
+                turn = await while_connected(request, session.turn(call))
+                call.delivered = True
+            return Response(asked.write(turn, self.renderer), media_type="application/json")
 
-        return answer
+    async def _count(self, request: Request, dialect: Dialect, write: Callable[[int], dict[str, Any]]) -> Response:
+        session = self._session_of(request)
+        with self._admitted(session):
+            asked = dialect.read(await read_body(request, self._max_body_bytes))
+            return _json(write(await session.count(asked.ask, self.renderer)))
+
+    async def _google(self, request: Request) -> Response:
+        """Do what the verb behind the model's name says. Raises `HTTPException` (404) for another verb."""
+        model, _, verb = request.path_params["name"].rpartition(":")
+        if verb == "countTokens":
+            return await self._count(request, replace(gemini.DIALECT, read=gemini.read_count), gemini.count)
+        if verb not in ("generateContent", "streamGenerateContent"):
+            raise HTTPException(404)
+        stream, array = verb == "streamGenerateContent", request.query_params.get("alt") != "sse"
+        return await self._answer(request, gemini.dialect(model, stream=stream, array=array))
 
     async def _streamed(
         self, request: Request, session: Session, asked: Asked, call: Call, slot: contextlib.ExitStack
@@ -190,13 +222,27 @@ class Gateway:
         self._under_way -= 1
 
     async def _models(self, request: Request) -> Response:
-        if "key" in request.path_params:
-            self._session_of(request)
-        model = {"id": MODEL_NAME, "object": "model", "created": 0, "owned_by": "palmette"}
-        return _json({"object": "list", "data": [model | {"max_model_len": self.engine.context_tokens}]})
+        """List the one model, in the words of all dialects at once but Google's, which has a path of its own."""
+        self._check_key(request)
+        if _from_google(request):
+            return _json({"models": [_google_model(MODEL_NAME, self.engine)]})
+        ends = {"first_id": MODEL_NAME, "last_id": MODEL_NAME, "has_more": False}
+        return _json({"object": "list", "data": [_model(MODEL_NAME, self.engine)]} | ends)
+
+    async def _model(self, request: Request) -> Response:
+        """Describe the model under the name that was asked for: a session has one model, reached under any name."""
+        self._check_key(request)
+        name = request.path_params["name"]
+        describe = _google_model if _from_google(request) else _model
+        return _json(describe(name, self.engine))
 
     async def _health(self, request: Request) -> Response:
         return _json({"status": "ok", "sessions": len(self._sessions), "under_way": self._under_way})
+
+    def _check_key(self, request: Request) -> None:
+        """Refuse a path with a key that nobody issued. Raises `Refusal`."""
+        if "key" in request.path_params:
+            self._session_of(request)
 
     def _session_of(self, request: Request) -> Session:
         """Return the session a request belongs to. Raises `Refusal`: 404 by path, 401 by bearer token."""
@@ -214,37 +260,6 @@ class Gateway:
         ):
             return Session(self._public_sampling, honour_sampling=True, tokenising=self._tokenising)
         raise Refusal(401, "Incorrect API key provided.", code="invalid_api_key", kind="authentication_error")
-
-
-class _Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to its host program and says when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-        why = "is in use by another program" if taken else f"cannot be had ({error})"
-        raise UserError(f"port {port} on {host} {why}: choose another, or 0 for any free one") from error
-    listener.setblocking(False)
-    return listener
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -271,5 +286,29 @@ def _broken(request: Request, error: Exception) -> Response:
 
 def _dialect_of(request: Request) -> Dialect:
     """Return the dialect whose errors the sender of a request understands, also where no route is."""
+    if _from_google(request):
+        return gemini.DIALECT
+    return anthropic.DIALECT if "/v1/messages" in request.url.path else openai_chat.DIALECT
+
+
+def _from_google(request: Request) -> bool:
+    """Say whether a client of Google's asks: its models have the paths of OpenAI's, in one of its two versions."""
     path = request.url.path
-    return next((dialect for end, dialect in DIALECTS.items() if path.endswith(end)), openai_chat.DIALECT)
+    verb = "/v1/models/" in path and request.method == "POST"
+    return verb or "/v1beta/" in path or "x-goog-api-key" in request.headers
+
+
+def _model(name: str, engine: Engine) -> dict[str, Any]:
+    openai = {"id": name, "object": "model", "created": 0, "owned_by": "palmette"}
+    anthropic = {"type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+    return openai | anthropic | {"max_model_len": engine.context_tokens}
+
+
+def _google_model(name: str, engine: Engine) -> dict[str, Any]:
+    limits = {"inputTokenLimit": engine.context_tokens, "outputTokenLimit": engine.context_tokens}
+    verbs = ["generateContent", "streamGenerateContent", "countTokens"]
+    return {"name": f"models/{name}", "displayName": name, **limits, "supportedGenerationMethods": verbs}
+
+
+async def _hello(request: Request) -> Response:
+    return _json({"service": "palmette gateway"})

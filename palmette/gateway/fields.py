@@ -9,6 +9,7 @@ import orjson
 
 from palmette.gateway.refusal import malformed, unsupported
 
+MAX_MESSAGES = 10_000
 MAX_DEPTH = 64  # of nested JSON; deeper values are refused before anything recurses over them
 
 Fate = Literal["honoured", "imposed", "ignored", "refused"]

@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from palmette.chat.message import Message, Role, Tool, ToolCall
-from palmette.gateway.fields import read_description, read_json, read_list, read_object, read_schema, read_string
+from palmette.gateway.fields import (
+    MAX_MESSAGES,
+    read_description,
+    read_json,
+    read_list,
+    read_object,
+    read_schema,
+    read_string,
+)
 from palmette.gateway.refusal import malformed
-
-MAX_MESSAGES = 10_000
 
 
 def read_messages(value: Any) -> tuple[Message, ...]:
