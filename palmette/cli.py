@@ -30,6 +30,10 @@ app = typer.Typer(
 )
 tasks_app = typer.Typer(no_args_is_help=True, help="Build, check and look at directories of tasks.")
 app.add_typer(tasks_app, name="tasks")
+sandbox_app = typer.Typer(no_args_is_help=True, help="Open a shell in a sandbox; make and list images.")
+app.add_typer(sandbox_app, name="sandbox")
+images_app = typer.Typer(no_args_is_help=True, help="Root file systems for sandboxes, made without Docker.")
+sandbox_app.add_typer(images_app, name="images")
 
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of one in recipes/.")]
 Sets = Annotated[
@@ -185,6 +189,46 @@ def tasks_stats(directory: Annotated[Path, typer.Argument(help="A directory of t
     from palmette.commands import tasks
 
     tasks.stats(directory, as_json=json)
+
+
+@sandbox_app.command("shell", context_settings={"ignore_unknown_options": True})
+def sandbox_shell(
+    image: Annotated[str, typer.Argument(help="An image, or what to make one from; the machine's own if none.")] = "",
+    command: Annotated[list[str] | None, typer.Argument(help="What to run instead of a shell.")] = None,
+    sandbox: Annotated[str, typer.Option(help="Host of the sandboxes.")] = "namespace",
+) -> None:
+    """Open a shell in a fresh sandbox; it is gone when the shell ends."""
+    from palmette.commands import sandbox as sandboxes
+
+    raise typer.Exit(sandboxes.shell("" if image == "host" else image, host=sandbox, command=command or ()))
+
+
+@images_app.command("list")
+def images_list(json: Json = False) -> None:
+    """List the images, what they were made from and what they take."""
+    from palmette.commands import sandbox
+
+    sandbox.list_images(as_json=json)
+
+
+@images_app.command("build")
+def images_build(
+    source: Annotated[str, typer.Argument(help="Dockerfile, directory, tar, tasks, or debootstrap[:SUITE+PACKAGE].")],
+    name: Annotated[str, typer.Option(help="What FROM and --image call it, such as debian:bookworm.")] = "",
+    network: Annotated[bool, typer.Option("--network", help="Let RUN reach the network.")] = False,
+) -> None:
+    """Make an image without Docker, or those that a directory of tasks needs."""
+    from palmette.commands import sandbox
+
+    sandbox.build_image(source, name=name, network=network)
+
+
+@images_app.command("rm")
+def images_rm(image: Annotated[str, typer.Argument(help="Name or id.")]) -> None:
+    """Remove an image."""
+    from palmette.commands import sandbox
+
+    sandbox.remove_image(image)
 
 
 @app.callback(invoke_without_command=True)

@@ -117,8 +117,8 @@ class Images:
         os.rename(scratch, names / quote(_full(name), safe=""))
 
     def names(self, image: Image) -> list[str]:
-        """Return the names that stand for the image."""
-        return sorted(name for name, key in self._names().items() if key == image.id)
+        """Return the names that stand for the image, without ":latest"."""
+        return sorted(name.removesuffix(":latest") for name, key in self._names().items() if key == image.id)
 
     def all(self) -> list[Image]:
         """Return every image, the last used first."""
@@ -132,7 +132,7 @@ class Images:
         """Remove an image and its names. Raises `UserError` if there is none, or it is in use or built upon."""
         image = self.find(name)
         if image is None:
-            known = [*self._names(), *(each.id for each in self.all())]
+            known = [word for each in self.all() for word in (each.id, *self.names(each))]
             raise UserError(f"no image '{name}'{suggest(name, known)} (see 'palmette sandbox images list')")
         os.close(self._held.pop(image.id))
         if child := next((each for each in self.all() if each.parent == image.id), None):
@@ -184,7 +184,7 @@ class Images:
             os.close(fd)
         shutil.rmtree(gone, ignore_errors=True)
         for name in self.names(image):
-            (self.directory / "names" / quote(name, safe="")).unlink(missing_ok=True)
+            (self.directory / "names" / quote(_full(name), safe="")).unlink(missing_ok=True)
         return True
 
     def _read(self, path: Path) -> Image:

@@ -43,7 +43,7 @@ def test_the_same_directory_is_the_same_image(images: Images, base: Image, small
     assert images.find("small") is not None
     assert images.find("small:latest") is not None
     assert (base.root / "etc" / "base").read_text() == "of the base\n"
-    assert images.names(base) == ["small:latest"]
+    assert images.names(base) == ["small"]
 
 
 @as_root

@@ -1,0 +1,100 @@
+"""``palmette sandbox``: shells with and without a terminal, and images from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from palmette.cli import main
+from palmette.envs.build import build_tasks
+from palmette.sandbox.images import Images
+
+PALMETTE = [sys.executable, "-m", "palmette", "sandbox"]
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["sandbox", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    return printed.err.removeprefix("error: ").strip()
+
+
+def test_images_from_the_command_line(images: Images, small_root: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["sandbox", "images", "build", str(small_root), "--name", "small"]) == 0
+    assert "small: directory" in capsys.readouterr().out
+    assert main(["sandbox", "images", "list", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["names"], row["parent"], row["own_bytes"] > 1e6) == (["small"], "", True)
+    assert main(["sandbox", "images", "list"]) == 0
+    assert "1 images" in capsys.readouterr().out
+    assert "did you mean 'small'" in fails(capsys, "images", "rm", "smal")
+    assert main(["sandbox", "images", "rm", "small"]) == 0
+    assert images.all() == []
+
+
+def test_images_of_tasks(images: Images, small_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    main(["sandbox", "images", "build", str(small_root), "--name", "small"])
+    tasks = tmp_path / "tasks"
+    build_tasks("terminal", tasks, count=2, tiers=[1], split="train", seed=1)
+    assert main(["sandbox", "images", "build", str(tasks)]) == 0
+    assert "2 tasks, 0 images" in capsys.readouterr().out
+    (next(tasks.iterdir()) / "environment" / "Dockerfile").write_text("FROM missing\nRUN true\n")
+    capsys.readouterr()
+    assert main(["sandbox", "images", "build", str(tasks)]) == 2
+    assert "FROM missing: no image of that name" in capsys.readouterr().err
+    assert "need no --name" in fails(capsys, "images", "build", str(tasks), "--name", "x")
+
+
+def test_mistakes_are_one_line(images: Images, capsys: pytest.CaptureFixture[str]):
+    assert "no image 'nix'" in fails(capsys, "shell", "nix")
+    assert "unknown sandbox host 'namespaces'; did you mean" in fails(capsys, "shell", "--sandbox", "namespaces")
+    assert "no such file" in fails(capsys, "images", "build", "nowhere")
+
+
+def test_a_shell_reads_commands(images: Images, small_root: Path):
+    done = subprocess.run(
+        [*PALMETTE, "shell", str(small_root)], input=b"cat /etc/base; pwd; exit 7\n", capture_output=True
+    )
+    assert (done.returncode, done.stdout) == (7, b"of the base\n/app\n"), done.stderr
+    done = subprocess.run([*PALMETTE, "shell", "host", "--", "ls", "-d", "/app"], input=b"", capture_output=True)
+    assert (done.returncode, done.stdout) == (0, b"/app\n"), done.stderr
+
+
+def test_a_shell_at_a_terminal(images: Images):
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [*PALMETTE, "shell"])
+    try:
+        seen = _until(terminal, b"$ ")
+        os.write(terminal, b"test -t 0 && echo a terminal $((6 * 7)); hostname\n")
+        seen += _until(terminal, b"\nsandbox\r\n")
+        assert b"a terminal 42" in seen
+        _until(terminal, b"$ ")
+        os.write(terminal, b"cat; echo interrupted\n\x03")  # the shell hears it, not we
+        _until(terminal, b"$ ")
+        os.write(terminal, b"exit 5\n")
+        _until(terminal, None)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+    finally:
+        os.close(terminal)
+
+
+def _until(fd: int, text: bytes | None) -> bytes:
+    """Read to `text`, or to the end."""
+    seen, deadline = b"", time.monotonic() + 60
+    while (text is None or text not in seen) and time.monotonic() < deadline:
+        if select.select([fd], [], [], 1.0)[0]:
+            try:
+                seen += os.read(fd, 4096)
+            except OSError:  # the other end is closed
+                break
+    assert text is None or text in seen, seen
+    return seen
