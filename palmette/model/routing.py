@@ -2,7 +2,7 @@
 
 Works on every decoder of transformers whose routers are known to its output recorder and return (logits, scores,
 choices), the choices made by one `torch.topk` over all experts; tested for Qwen2-MoE, Qwen3-MoE, Mixtral, OLMoE,
-GPT-OSS, Granite-MoE, DeepSeek-V2 and V3. Others are refused by name, at the latest when their router runs.
+GPT-OSS, Granite-MoE, Ernie 4.5, DeepSeek-V2 and V3. Others are refused by name, at the latest when their router runs.
 
 Load balancing is that of Switch Transformer (arXiv 2101.03961, equations 4 to 6) as transformers computes it, over all
 layers at once: L = E sum_e f_e P_e, f_e the share of tokens that chose expert e, P_e its mean probability. Not covered:
@@ -234,7 +234,7 @@ def _routers(model: PreTrainedModel) -> list[nn.Module]:
 
 def _experts(router: nn.Module) -> int:
     """Return over how many experts a router decides: the rows of its only matrix."""
-    matrices = [parameter for parameter in router.parameters() if parameter.dim() == 2]
+    matrices = [p for p in router.parameters() if p.dim() == 2 and p.shape[0] > 1]  # a single row is a bias (Ernie)
     if len(matrices) != 1:
         raise _misfit(router, f"has {len(matrices)} weight matrices where one was expected")
     return matrices[0].shape[0]

@@ -48,6 +48,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {  # the words after "/" are ours
     "olmoe": {"num_experts": 6},
     "gpt_oss": _LOCAL,
     "granitemoe": _LOCAL,
+    "ernie4_5_moe": {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 8},
     "deepseek_v2": {**_LATENT, "n_routed_experts": 6, "n_group": 1, "topk_group": 1},
     "deepseek_v3": {**_LATENT, "n_routed_experts": 6, "n_group": 3, "topk_group": 2},
 }
@@ -71,6 +72,7 @@ _SCORES: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "olmoe": lambda r, x, c: _softmax(r, x).gather(1, c),
     "gpt_oss": lambda r, x, c: (x @ r.weight.T + r.bias).gather(1, c).softmax(-1),
     "granitemoe": lambda r, x, c: (x @ r.weight.T).float().gather(1, c).softmax(-1),
+    "ernie4_5_moe": lambda r, x, c: _normal((x.float() @ r.weight.T.float()).softmax(-1).gather(1, c)),
     "deepseek_v2": lambda r, x, c: 1.5 * (x.float() @ r.weight.T.float()).softmax(-1).gather(1, c),
     "deepseek_v3": lambda r, x, c: 1.5 * _normal((x.float() @ r.weight.T.float()).sigmoid().gather(1, c)),
 }
