@@ -52,23 +52,23 @@ def read_flag(fields: Mapping[str, Any], name: str, prefix: str = "") -> bool:
     return bool(value)
 
 
-def read_integer(fields: Mapping[str, Any], name: str, least: int | None = None) -> int | None:
+def read_integer(fields: Mapping[str, Any], name: str, least: int | None = None, prefix: str = "") -> int | None:
     """Return an integer field of at least `least`, or None when absent or null."""
     value = fields.get(name)
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
-        raise malformed(name, "expected an integer" + ("." if least is None else f" of at least {least}."))
+        raise malformed(prefix + name, "expected an integer" + ("." if least is None else f" of at least {least}."))
     return value
 
 
-def read_number(fields: Mapping[str, Any], name: str, least: float, most: float) -> float | None:
+def read_number(fields: Mapping[str, Any], name: str, least: float, most: float, prefix: str = "") -> float | None:
     """Return a number field within [least, most], or None when absent or null."""
     value = fields.get(name)
     if value is None:
         return None
     if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
-        raise malformed(name, f"expected a number from {least:g} to {most:g}.")
+        raise malformed(prefix + name, f"expected a number from {least:g} to {most:g}.")
     return float(value)
 
 

@@ -60,6 +60,7 @@ CONFIG_FIELDS: dict[str, Fate] = {
 }
 """What becomes of each field of `generationConfig`."""
 
+_CONFIG = "generationConfig."
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "candidateCount": (1,),
     "logprobs": (0,),
@@ -140,23 +141,23 @@ def read(body: bytes, *, model: str = "palmette", stream: bool = False, array: b
     check_table(fields, FIELDS, {})
     given = fields.get("generationConfig")
     config = {} if given is None else read_proto(given, "generationConfig")
-    check_table(config, CONFIG_FIELDS, _ALLOWED, "generationConfig.")
+    check_table(config, CONFIG_FIELDS, _ALLOWED, _CONFIG)
     tools = read_tools(fields)
     ask = Ask(
         messages=(*read_system(fields.get("systemInstruction")), *read_contents(fields)),
         tools=() if _hidden(fields) else tools,
-        max_tokens=read_integer(config, "maxOutputTokens", 1),
-        temperature=read_number(config, "temperature", 0.0, 2.0),
-        top_p=read_number(config, "topP", 0.0, 1.0),
+        max_tokens=read_integer(config, "maxOutputTokens", 1, _CONFIG),
+        temperature=read_number(config, "temperature", 0.0, 2.0, _CONFIG),
+        top_p=read_number(config, "topP", 0.0, 1.0, _CONFIG),
         top_k=_whole(config, "topK"),
-        seed=read_integer(config, "seed"),
+        seed=read_integer(config, "seed", prefix=_CONFIG),
     )
     return GenerateRequest(
         ask=ask,
         model=model,
         stream=stream,
         array=array,
-        logprobs=read_flag(config, "responseLogprobs"),
+        logprobs=read_flag(config, "responseLogprobs", _CONFIG),
         return_token_ids=read_flag(fields, "returnTokenIds"),
     )
 
@@ -256,4 +257,4 @@ def _whole(config: Mapping[str, Any], name: str) -> int | None:
     value = config.get(name)
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return read_integer(config, name, 0)
+    return read_integer(config, name, 0, _CONFIG)
