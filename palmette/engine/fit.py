@@ -8,8 +8,8 @@ import torch
 
 from palmette.engine.forward import Forward
 from palmette.errors import UserError
+from palmette.model.decoder import odd_window, other_state
 
-_LAYERS = ("full_attention", "sliding_attention")
 _GROWING_ROPE = ("dynamic", "longrope")  # frequencies change with the longest sequence in a pass
 _LIMIT = {torch.float32: 1e-3, torch.float64: 1e-6}  # relative error of logits; 0.1 for shorter formats
 
@@ -23,13 +23,8 @@ def check_fit(model: Any, context_tokens: int) -> None:
     """Raise `UserError`, naming the part, for a model whose layers do not fit slots of keys and values."""
     config = model.config.get_text_config()
     name = type(model).__name__
-    for kind in getattr(config, "layer_types", None) or ():
-        if kind not in _LAYERS:
-            raise UserError(
-                f"{name} has layers of type {kind!r}, which the local engine does not run; serve it elsewhere"
-            )
-    if getattr(model, "_is_stateful", False) or getattr(model.config, "is_encoder_decoder", False):
-        raise UserError(f"{name} keeps state other than keys and values of a decoder; serve it elsewhere")
+    if other := other_state(model):
+        raise UserError(f"{name} {other}, which the local engine does not run; serve it elsewhere")
     rope = getattr(config, "rope_parameters", None) or {}
     kind, original = rope.get("rope_type"), rope.get("original_max_position_embeddings", 0)
     if kind in _GROWING_ROPE and context_tokens > (original or context_of(model)):
@@ -63,16 +58,5 @@ def prove_fit(forward: Forward) -> None:
             f"the local engine gives {model_name} other logits than the model itself (relative error "
             f"{error:.1e}); serve it elsewhere"
         )
-    _check_windows(model, plan.windows)
-
-
-def _check_windows(model: Any, windows: dict[int, int | None]) -> None:
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    kinds = getattr(config, "layer_types", None)
-    for layer in range(config.num_hidden_layers):
-        sliding = window is not None and (kinds is None or kinds[layer] == "sliding_attention")
-        if layer not in windows or windows[layer] != (window if sliding else None):
-            raise UserError(
-                f"layer {layer} of {type(model).__name__} does not tell its attention its window; serve it elsewhere"
-            )
+    if odd := odd_window(model, plan.windows):
+        raise UserError(f"{odd}; serve it elsewhere")

@@ -15,13 +15,13 @@ from palmette.chat.template import Renderer
 from palmette.errors import UserError
 from palmette.rollout.run import Rollout
 from palmette.train.credit import group_credit
-from palmette.train.forward import score_samples
 from palmette.train.losses import distillation_advantage
 from palmette.train.onpolicy import Filled
 from palmette.train.optim import OptimConfig
 from palmette.train.policy import OnPolicyConfig
 from palmette.train.rl import with_advantage
 from palmette.train.samples import Sample, from_tree
+from palmette.train.score import score_samples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,11 +55,11 @@ class DistilConfig(OnPolicyConfig):
 
 
 def fill_distillation(
-    rollouts: Sequence[Rollout], teachers: Mapping[str, PreTrainedModel], config: DistilConfig
+    rollouts: Sequence[Rollout], teachers: Mapping[str, PreTrainedModel], config: DistilConfig, *, tree: bool = True
 ) -> Filled:
     """Set A_t = rl_weight A_outcome - weight (log pi_student - log pi_teacher) on the student's own tokens.
 
-    Each teacher scores all rollouts of its domain in batched forward passes. Raises `ValueError` for a rollout of a
+    Each teacher scores all rollouts of its domain, as a tree or batch by batch. Raises `ValueError` for a rollout of a
     domain without teacher.
     """
     credit = group_credit(rollouts, config.baseline, negative=config.negative)
@@ -75,7 +75,7 @@ def fill_distillation(
         if domain not in teachers:
             raise ValueError(f"no teacher for domain '{domain}'")
         indices = [i for i, owner in enumerate(owners) if owner.domain == domain]
-        scores = score_samples(teachers[domain], [samples[i] for i in indices], config.token_budget)
+        scores = score_samples(teachers[domain], [samples[i] for i in indices], config.token_budget, tree=tree)
         for index, score_T in zip(indices, scores, strict=True):
             samples[index] = _joined(samples[index], score_T, config)
             gaps.append((samples[index].old_logprob_T - score_T)[samples[index].sampled_T])
@@ -105,8 +105,8 @@ def _joined(sample: Sample, teacher_logprob_T: np.ndarray, config: DistilConfig)
     distilled = distillation_advantage(
         torch.from_numpy(np.asarray(sample.old_logprob_T, np.float32)),
         torch.from_numpy(teacher_logprob_T),
-        torch.from_numpy(np.asarray(sample.sampled_T)),
         weight=config.weight,
         limit=config.limit,
     )
-    return replace(sample, advantage_T=sample.advantage_T + distilled.numpy(), teacher_logprob_T=teacher_logprob_T)
+    advantage_T = sample.advantage_T + np.where(sample.sampled_T, distilled.numpy(), 0).astype(np.float32)
+    return replace(sample, advantage_T=advantage_T, teacher_logprob_T=teacher_logprob_T)

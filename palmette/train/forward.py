@@ -1,70 +1,59 @@
-"""The training forward pass: log-probs of the tokens a model is asked about.
-
-This is the one place of training where the shift between logits and tokens happens: the logits at position t - 1
-predict token t.
-"""
+"""The training forward pass: log-probs of the edges a pass asks about."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palmette.train.samples import Batch, Sample, batches, collate
+from palmette.train.pack import Pass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from palmette.model.tree_attention import TreePass
 
-def token_logprobs(model: PreTrainedModel, batch: Batch, *, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Return log p(token t | tokens before t) at every sampled token, 0 elsewhere, as ``logprob_BT`` in nats.
 
-    The output head runs only on the positions that predict a sampled token, which is most of the memory of a model
-    with a large vocabulary. Padding is on the right, so causal attention needs no mask. With `entropy` the second
-    value is the summed entropy of those predictions in nats (no gradient).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a forward pass says about the edges E it was asked about."""
+
+    logprob_E: Tensor  # natural logs, with gradient
+    entropy_E: Tensor | None  # of each prediction in nats, without gradient; None if not asked for
+    router_logits: tuple[Tensor, ...]  # (B x N, experts) of each layer with experts; empty if not asked for
+
+
+def ask(
+    model: PreTrainedModel, asked: Pass, tree: TreePass | None = None, *, entropy: bool = False, routers: bool = False
+) -> Answer:
+    """Run the model over the tokens of `asked` and return log p(target | source and what is before it) of its edges.
+
+    The output head runs only on the positions that predict something, which is most of the memory of a model with a
+    large vocabulary. Padding is on the right, so causal attention needs no mask.
     """
-    wanted_BT = torch.zeros_like(batch.sampled_BT)
-    wanted_BT[:, :-1] = batch.sampled_BT[:, 1:]  # position t - 1 is asked about token t
-    targets_M = batch.token_ids_BT[:, 1:][batch.sampled_BT[:, 1:]]
-    with _head_on(model, wanted_BT):
-        logits_MV = model(input_ids=batch.token_ids_BT, use_cache=False).logits
-    logits_MV = logits_MV.reshape(-1, logits_MV.shape[-1])
-    if logits_MV.dtype in (torch.float16, torch.bfloat16):
-        logits_MV = logits_MV.float()
-    picked_M = -F.cross_entropy(logits_MV, targets_M, reduction="none")
-    logprob_BT = torch.zeros(batch.sampled_BT.shape, dtype=picked_M.dtype, device=picked_M.device)
-    logprob_BT = logprob_BT.masked_scatter(batch.sampled_BT, picked_M)
-    return logprob_BT, _entropy_sum(logits_MV) if entropy else None
-
-
-@torch.no_grad()
-def score_samples(model: PreTrainedModel, samples: Sequence[Sample], token_budget: int) -> list[np.ndarray]:
-    """Return `model`'s log-prob of each sampled token of each sample (float32 _T, 0 where given), without gradients."""
-    scores: list[np.ndarray] = [np.zeros(0, np.float32)] * len(samples)
-    for indices in batches(samples, token_budget):
-        batch = collate([samples[i] for i in indices], model.device)
-        logprob_BT, _ = token_logprobs(model, batch)
-        rows = logprob_BT.float().cpu().numpy()
-        for row, index in zip(rows, indices, strict=True):
-            scores[index] = row[: len(samples[index].token_ids_T)].copy()
-    return scores
-
-
-def recompute_old(model: PreTrainedModel, samples: Sequence[Sample], token_budget: int) -> list[Sample]:
-    """Replace `old_logprob_T` by the training model's own, before it is updated (recompute estimator)."""
-    scores = score_samples(model, samples, token_budget)
-    return [replace(s, old_logprob_T=score_T) for s, score_T in zip(samples, scores, strict=True)]
+    more: dict[str, Any] = {"tree": tree} if tree is not None else {}
+    if routers:
+        more["output_router_logits"] = True
+    with _head_on(model, asked.source_E):
+        out = model(input_ids=asked.token_ids_BN, position_ids=asked.position_BN, use_cache=False, **more)
+    logits_EV = out.logits.reshape(-1, out.logits.shape[-1])
+    if logits_EV.dtype in (torch.float16, torch.bfloat16):
+        logits_EV = logits_EV.float()
+    return Answer(
+        logprob_E=-F.cross_entropy(logits_EV, asked.target_E, reduction="none"),
+        entropy_E=_entropy(logits_EV) if entropy else None,
+        router_logits=tuple(out.router_logits) if routers else (),
+    )
 
 
 @contextmanager
-def _head_on(model: PreTrainedModel, wanted_BT: Tensor) -> Iterator[None]:
-    """Let the output head see only the hidden states marked in `wanted_BT`, as one row (1, M, hidden).
+def _head_on(model: PreTrainedModel, source_E: Tensor) -> Iterator[None]:
+    """Let the output head see only the hidden states at `source_E`, as one row (1, E, hidden).
 
     Models scale or cap logits element by element after the head, so this holds for any of them.
     """
@@ -73,7 +62,7 @@ def _head_on(model: PreTrainedModel, wanted_BT: Tensor) -> Iterator[None]:
         raise ValueError(f"{type(model).__name__} has no output head")
 
     def select(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][wanted_BT].unsqueeze(0), *inputs[1:])
+        return (inputs[0].flatten(0, 1).index_select(0, source_E).unsqueeze(0), *inputs[1:])
 
     handle = head.register_forward_pre_hook(select)
     try:
@@ -83,6 +72,6 @@ def _head_on(model: PreTrainedModel, wanted_BT: Tensor) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _entropy_sum(logits_MV: Tensor) -> Tensor:
-    logp_MV = F.log_softmax(logits_MV, dim=-1)
-    return -(logp_MV.exp() * logp_MV).sum()
+def _entropy(logits_EV: Tensor) -> Tensor:
+    logp_EV = F.log_softmax(logits_EV, dim=-1)
+    return -(logp_EV.exp() * logp_EV).sum(-1)

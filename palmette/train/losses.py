@@ -1,7 +1,7 @@
-"""The losses as pure functions of aligned tensors.
+"""The losses as pure functions of (branch, token) pairs.
 
-All log-probs are natural logs _B_T aligned to the tokens (0 where a token was given). Every loss is a sum divided by a
-count of the *whole* optimiser step (`Totals`), and so is every metric: the values of micro-batches simply add up.
+All log-probs are natural logs _M aligned to the pairs. Every loss is a sum divided by a count of the *whole* optimiser
+step (`Totals`), and so is every metric: the values of partial batches simply add up.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from palmette.train.pairs import Pairs
 from palmette.train.samples import Totals
 
 Ratio = Literal["token", "turn", "sequence"]
@@ -29,24 +30,22 @@ class Clip:
     high: float
 
 
-def nll(logprob_BT: Tensor, sampled_BT: Tensor, totals: Totals) -> Terms:
+def nll(logprob_M: Tensor, totals: Totals) -> Terms:
     """Mean negative log-likelihood of the sampled tokens, in nats a token."""
-    loss = -(logprob_BT * sampled_BT).sum() / max(totals.tokens, 1)
+    loss = -logprob_M.sum() / max(totals.tokens, 1)
     return loss, {"nll": loss.detach()}
 
 
 def policy_gradient(
-    logprob_BT: Tensor,
-    old_logprob_BT: Tensor,
-    advantage_BT: Tensor,
-    turn_BT: Tensor,
+    logprob_M: Tensor,
+    pairs: Pairs,
     totals: Totals,
     *,
     ratio: Ratio,
     exponent: Exponent,
     clip: Clip,
     mean: Mean = "units",
-    gate_BT: Tensor | None = None,
+    gate_M: Tensor | None = None,
 ) -> Terms:
     """Clipped policy gradient whose ratio is taken over a token, a turn, or a whole sequence.
 
@@ -55,59 +54,57 @@ def policy_gradient(
     min(r_u A_u, clip(r_u) A_u) in value and gradient (KAT-Coder-V2 section 3.3.1 with product and turn; GSPO,
     arXiv 2507.18071 eq. 5 with geometric_mean and sequence; DAPO, arXiv 2503.14476 eq. 8 with token); where it differs
     from token to token it is GSPO-token (eq. 13 there). `mean` = "units" averages over all units of the step;
-    "sample" first over the units of a sequence (KAT's 1/N). `gate_BT` multiplies each token's term and carries no
-    gradient. `turn_BT` is the number of the turn a token belongs to, -1 where it was given.
+    "sample" first over the units of a sequence (KAT's 1/N). `gate_M` multiplies each pair's term and carries no
+    gradient. All pairs of a unit must be here.
     """
-    sampled_BT = turn_BT >= 0
-    unit_BT = _unit_index(turn_BT, ratio)
-    log_ratio_BT = torch.where(sampled_BT, logprob_BT - old_logprob_BT, torch.zeros_like(logprob_BT))
-    size_BT = _unit_sum(sampled_BT.to(logprob_BT.dtype), unit_BT).clamp(min=1)
-    total_BT = _unit_sum(log_ratio_BT.detach(), unit_BT)
-    scale_BT = size_BT if exponent == "product" else torch.ones_like(size_BT)
-    # The value is the unit's ratio; the gradient of token t flows through its own log-prob only.
-    log_r_BT = total_BT * scale_BT / size_BT + scale_BT * (log_ratio_BT - log_ratio_BT.detach())
-    r_BT = log_r_BT.exp()
-    clipped_BT = r_BT.clamp(1 - clip.low, 1 + clip.high)
-    advantage_BT = advantage_BT.to(logprob_BT.dtype)
-    objective_BT = torch.minimum(r_BT * advantage_BT, clipped_BT * advantage_BT)
-    if gate_BT is not None:
-        objective_BT = objective_BT * gate_BT.detach()
-    weight_BT = _weights(unit_BT, size_BT, sampled_BT, ratio, mean, totals)
-    loss = -(objective_BT * weight_BT).sum()
+    sizes = {"token": torch.ones_like(pairs.turn_size_M), "turn": pairs.turn_size_M, "sequence": pairs.sample_size_M}
+    size_M = sizes[ratio].to(logprob_M.dtype)
+    log_ratio_M = logprob_M - pairs.old_logprob_M.to(logprob_M.dtype)
+    total_M = _unit_sum(log_ratio_M.detach(), pairs, ratio)
+    scale_M = size_M if exponent == "product" else torch.ones_like(size_M)
+    # The value is the unit's ratio; the gradient of a token flows through its own log-prob only.
+    log_r_M = total_M * scale_M / size_M + scale_M * (log_ratio_M - log_ratio_M.detach())
+    r_M = log_r_M.exp()
+    clipped_M = r_M.clamp(1 - clip.low, 1 + clip.high)
+    advantage_M = pairs.advantage_M.to(logprob_M.dtype)
+    objective_M = torch.minimum(r_M * advantage_M, clipped_M * advantage_M)
+    if gate_M is not None:
+        objective_M = objective_M * gate_M.detach()
+    weight_M = _weights(pairs, size_M, ratio, mean, totals)
+    loss = -(objective_M * weight_M).sum()
     with torch.no_grad():
-        cut_BT = torch.where(advantage_BT > 0, r_BT > 1 + clip.high, r_BT < 1 - clip.low) & (advantage_BT != 0)
-        delta_BT = log_ratio_BT.detach()
+        cut_M = torch.where(advantage_M > 0, r_M > 1 + clip.high, r_M < 1 - clip.low) & (advantage_M != 0)
+        delta_M = log_ratio_M.detach()
         metrics = {
             "policy_loss": loss.detach(),
-            "clipped": (cut_BT * weight_BT).sum(),
-            "ratio_mean": (r_BT * weight_BT).sum(),
-            "kl": (torch.expm1(delta_BT) - delta_BT).sum() / max(totals.tokens, 1),  # KL(old, new), k3
+            "clipped": (cut_M * weight_M).sum(),
+            "ratio_mean": (r_M * weight_M).sum(),
+            "kl": (torch.expm1(delta_M) - delta_M).sum() / max(totals.tokens, 1),  # KL(old, new), k3
         }
     return loss, metrics
 
 
-def kl_to_reference(logprob_BT: Tensor, reference_BT: Tensor, sampled_BT: Tensor, totals: Totals) -> Terms:
+def kl_to_reference(logprob_M: Tensor, reference_M: Tensor, totals: Totals) -> Terms:
     """KL(pi, reference) by the k3 estimator exp(d) - d - 1 with d = log ref - log pi (Schulman 2020), nats a token."""
-    delta_BT = torch.where(sampled_BT, reference_BT - logprob_BT, torch.zeros_like(logprob_BT))
-    loss = (torch.expm1(delta_BT) - delta_BT).sum() / max(totals.tokens, 1)
+    delta_M = reference_M - logprob_M
+    loss = (torch.expm1(delta_M) - delta_M).sum() / max(totals.tokens, 1)
     return loss, {"reference_kl": loss.detach()}
 
 
 def distillation_advantage(
-    student_logprob_BT: Tensor, teacher_logprob_BT: Tensor, sampled_BT: Tensor, *, weight: float, limit: float
+    student_logprob_M: Tensor, teacher_logprob_M: Tensor, *, weight: float, limit: float
 ) -> Tensor:
     """Per-token advantage -lambda (log pi_student - log pi_teacher), each difference clipped to +-`limit` nats.
 
     The policy-gradient form of reverse-KL distillation (agentic_rl_field 7.1; added to the RL advantage it is the
-    joint objective of THUDM/slime's `--use-opd`). Carries no gradient; 0 where a token was given.
+    joint objective of THUDM/slime's `--use-opd`). Carries no gradient.
     """
-    gap_BT = (student_logprob_BT - teacher_logprob_BT).detach().clamp(-limit, limit)
-    return torch.where(sampled_BT, -weight * gap_BT, torch.zeros_like(gap_BT))
+    return -weight * (student_logprob_M - teacher_logprob_M).detach().clamp(-limit, limit)
 
 
 def gate_weights(
-    train_logprob_BT: Tensor,
-    behaviour_logprob_BT: Tensor,
+    train_logprob_M: Tensor,
+    behaviour_logprob_M: Tensor,
     *,
     gate: Gate,
     cap: float = 2.0,
@@ -121,32 +118,25 @@ def gate_weights(
     """
     if gate == "none":
         return None
-    k_BT = (train_logprob_BT - behaviour_logprob_BT).detach().exp()
+    k_M = (train_logprob_M - behaviour_logprob_M).detach().exp()
     if gate == "tis":
-        return k_BT.clamp(max=cap)
-    return torch.where((k_BT >= alpha) & (k_BT <= beta), k_BT, torch.zeros_like(k_BT))
+        return k_M.clamp(max=cap)
+    return torch.where((k_M >= alpha) & (k_M <= beta), k_M, torch.zeros_like(k_M))
 
 
-def _unit_index(turn_BT: Tensor, ratio: Ratio) -> Tensor:
-    """Number the units of each row from 1; column 0 collects what was given."""
-    sampled_BT = turn_BT >= 0
-    if ratio == "token":
-        return sampled_BT * torch.arange(1, turn_BT.shape[1] + 1, device=turn_BT.device)
-    return turn_BT + 1 if ratio == "turn" else sampled_BT.long()
+def _unit_sum(value_M: Tensor, pairs: Pairs, ratio: Ratio) -> Tensor:
+    """Give every pair the sum of `value_M` over its unit."""
+    if ratio == "token" or not len(pairs):
+        return value_M
+    unit_M = pairs.turn_M if ratio == "turn" else pairs.sample_M
+    sums_U = torch.zeros(int(unit_M.max()) + 1, dtype=value_M.dtype, device=value_M.device)
+    return sums_U.index_add(0, unit_M, value_M)[unit_M]
 
 
-def _unit_sum(value_BT: Tensor, unit_BT: Tensor) -> Tensor:
-    """Give every token the sum of `value_BT` over its unit."""
-    width = int(unit_BT.max().item()) + 1
-    sums = torch.zeros(value_BT.shape[0], width, dtype=value_BT.dtype, device=value_BT.device)
-    return sums.scatter_add(1, unit_BT, value_BT).gather(1, unit_BT)
-
-
-def _weights(unit_BT: Tensor, size_BT: Tensor, sampled_BT: Tensor, ratio: Ratio, mean: Mean, totals: Totals) -> Tensor:
-    """Weight of each token: its share of its unit, and the unit's share of the step. They sum to 1 over the step."""
-    share_BT = sampled_BT / size_BT
+def _weights(pairs: Pairs, size_M: Tensor, ratio: Ratio, mean: Mean, totals: Totals) -> Tensor:
+    """Weight of each pair: its share of its unit, and the unit's share of the step. They sum to 1 over the step."""
     if mean == "sample":
-        units_B1 = share_BT.sum(1, keepdim=True).clamp(min=1)
-        return share_BT / units_B1 / max(totals.samples, 1)
+        units_M = {"token": pairs.sample_size_M, "turn": pairs.sample_turns_M, "sequence": torch.ones_like(size_M)}
+        return 1 / (size_M * units_M[ratio] * max(totals.samples, 1))
     count = {"token": totals.tokens, "turn": totals.turns, "sequence": totals.samples}[ratio]
-    return share_BT / max(count, 1)
+    return 1 / (size_M * max(count, 1))

@@ -18,9 +18,9 @@ from palmette.envs.api import Task
 from palmette.evaluate.metrics import PASS
 from palmette.progress import Progress
 from palmette.rollout.run import Rollout
-from palmette.train.forward import recompute_old, score_samples
-from palmette.train.policy import OnPolicyConfig, objective
+from palmette.train.policy import OnPolicyConfig, PolicyObjective
 from palmette.train.samples import Sample, to_tree
+from palmette.train.score import recompute_old, score_samples
 from palmette.train.stage import Stage, order
 from palmette.train.workplace import Workplace
 
@@ -58,13 +58,13 @@ async def on_policy(
         while stage.step < config.steps:
             rollouts, sampled_per_s = await _sample(stage, place, tasks, config, bar)
             filled = await stage.work(lambda rollouts=rollouts: fill(rollouts))
-            samples = await stage.work(lambda filled=filled: _with_old(stage.model, filled.samples, config, reference))
+            samples = await stage.work(lambda filled=filled: _with_old(stage, filled.samples, config, reference))
             for rollout, sample in zip(filled.rollouts, samples, strict=True):
                 to_tree(rollout.tree, sample)
             place.record(rollouts, stage=stage.name, step=stage.step + 1, model=model_name)
             row = await stage.advance(
-                lambda rng, samples=samples: _parts(samples, config, rng),
-                objective(config),
+                lambda rng, samples=samples, owners=filled.rollouts: _parts(samples, owners, config, rng),
+                PolicyObjective(config),
                 token_budget=config.token_budget,
                 numbers={**_outcomes(rollouts), **filled.metrics, "sampled_tokens_per_s": sampled_per_s},
                 version=place.engine.version + 1,
@@ -96,23 +96,30 @@ async def _sample(
 
 
 def _with_old(
-    model: PreTrainedModel, samples: list[Sample], config: OnPolicyConfig, reference: PreTrainedModel | None
+    stage: Stage, samples: list[Sample], config: OnPolicyConfig, reference: PreTrainedModel | None
 ) -> list[Sample]:
     """Add what needs a forward pass: recomputed old log-probs and those of the reference."""
     if config.old_logprob == "recompute":
-        samples = recompute_old(model, samples, config.token_budget)
+        samples = recompute_old(stage.model, samples, config.token_budget, tree=stage.tree)
     if reference is not None:
-        scores = score_samples(reference, samples, config.token_budget)
+        scores = score_samples(reference, samples, config.token_budget, tree=stage.tree)
         samples = [replace(s, reference_logprob_T=score_T) for s, score_T in zip(samples, scores, strict=True)]
     return samples
 
 
-def _parts(samples: Sequence[Sample], config: OnPolicyConfig, generator: np.random.Generator) -> list[list[Sample]]:
-    """Split the samples of a step into the minibatches of its epochs, shuffled anew in each."""
+def _parts(
+    samples: Sequence[Sample], owners: Sequence[Rollout], config: OnPolicyConfig, generator: np.random.Generator
+) -> list[list[Sample]]:
+    """Split the samples of a step into the minibatches of its epochs, shuffled anew in each.
+
+    The samples of a task stay together: they share most of their tokens.
+    """
+    group_S = np.array([owner.group for owner in owners], int)
+    groups = np.unique(group_S)
     parts: list[list[Sample]] = []
     for _ in range(config.epochs):
-        shuffled = generator.permutation(len(samples))
-        parts += [[samples[i] for i in part] for part in np.array_split(shuffled, config.minibatches)]
+        for part in np.array_split(generator.permutation(groups), config.minibatches):
+            parts.append([samples[i] for i in np.flatnonzero(np.isin(group_S, part)).tolist()])
     return parts
 
 

@@ -190,12 +190,13 @@ async def _unify(job: _Job) -> None:
         warm = await _cold_start(job, start)
         models = {domain: job.load(path) for domain, path in teachers.items()}
         stage = _stage(job, "distil", warm, config, updates=config.updates)
+        alike = all(type(teacher) is type(stage.model) for teacher in models.values())  # what the self-check stands for
         row = await on_policy(
             stage,
             job.place,
             _mixed([job.tasks[domain]["train"] for domain in job.recipe.domains]),
             config,
-            lambda rollouts: fill_distillation(rollouts, models, config),
+            lambda rollouts: fill_distillation(rollouts, models, config, tree=stage.tree and alike),
             model_name="student",
             reference=job.load(start) if config.reference_kl else None,
         )
@@ -230,6 +231,7 @@ def _stage(job: _Job, name: str, start: Path, config: SftConfig | OnPolicyConfig
         updates=updates,
         seed=job.recipe.seed,
         checkpoint_every=config.checkpoint_every,
+        way=job.recipe.train,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from palmette.train.losses import Clip, Terms, gate_weights, kl_to_reference, policy_gradient
 from palmette.train.optim import OptimConfig
-from palmette.train.samples import Batch, Totals
-from palmette.train.step import Objective
+from palmette.train.pairs import Pairs
+from palmette.train.samples import Totals
 
 
 class OnPolicyConfig(BaseModel):
@@ -23,7 +24,7 @@ class OnPolicyConfig(BaseModel):
     samples: int = Field(default=8, ge=1, description="rollouts a task: the group that shares a baseline")
     temperature: float = Field(default=1.0, gt=0, description="of sampling; log-probs are always those at 1")
     epochs: int = Field(default=1, ge=1, description="passes over the rollouts of a step")
-    minibatches: int = Field(default=1, ge=1, description="updates a pass")
+    minibatches: int = Field(default=1, ge=1, description="updates a pass; a task's rollouts stay together")
     baseline: Literal["std", "mean", "leave_one_out", "none"] = Field(
         default="std", description="how a group's rewards become advantages: std (GRPO) | mean | leave_one_out | none"
     )
@@ -66,27 +67,31 @@ class OnPolicyConfig(BaseModel):
         return self
 
 
-def objective(config: OnPolicyConfig) -> Objective:
-    """Return the loss of a micro-batch as `config` says."""
-    clip = Clip(low=config.clip_low, high=config.clip_high)
+@dataclass(frozen=True, slots=True)
+class PolicyObjective:
+    """The loss of some pairs as `config` says."""
 
-    def loss_of(logprob_BT: Tensor, batch: Batch, totals: Totals) -> Terms:
-        gate_BT = gate_weights(batch.old_logprob_BT, batch.logprob_BT, gate=config.gate)
+    config: OnPolicyConfig
+
+    @property
+    def pointwise(self) -> bool:
+        """Only token ratios look at one pair at a time."""
+        return self.config.ratio == "token"
+
+    def __call__(self, logprob_M: Tensor, pairs: Pairs, totals: Totals) -> Terms:
+        """Return the policy-gradient loss, with the distance to the reference if it has a weight."""
+        config = self.config
         loss, metrics = policy_gradient(
-            logprob_BT,
-            batch.old_logprob_BT,
-            batch.advantage_BT,
-            batch.turn_BT,
+            logprob_M,
+            pairs,
             totals,
             ratio=config.ratio,
             exponent=config.exponent,
-            clip=clip,
+            clip=Clip(low=config.clip_low, high=config.clip_high),
             mean=config.mean,
-            gate_BT=gate_BT,
+            gate_M=gate_weights(pairs.old_logprob_M, pairs.logprob_M, gate=config.gate),
         )
         if config.reference_kl:
-            distance, more = kl_to_reference(logprob_BT, batch.reference_logprob_BT, batch.sampled_BT, totals)
+            distance, more = kl_to_reference(logprob_M, pairs.reference_logprob_M, totals)
             loss, metrics = loss + config.reference_kl * distance, metrics | more
         return loss, metrics
-
-    return loss_of

@@ -1,4 +1,4 @@
-"""Samples: what one sequence of tokens says to the optimiser, and the padded batches made of them.
+"""Samples: what one sequence of tokens says to the optimiser.
 
 Every array of a sample is aligned to its tokens: entry t describes token t itself. Which logit predicts which token
 is not known here; that shift lives in `palmette.train.forward` alone.
@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from palmette.trajectory.convert import to_branches
 
@@ -80,23 +78,6 @@ class Totals:
         return cls(tokens=sum(s.num_sampled for s in kept), turns=sum(len(s.turns) for s in kept), samples=len(kept))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Right-padded tensors of some samples, all on one device.
-
-    `turn_BT` numbers the turns of each row from 0 and is -1 on tokens that were given or are padding.
-    """
-
-    token_ids_BT: Tensor  # int64, 0 where padded
-    sampled_BT: Tensor  # bool, False where padded
-    turn_BT: Tensor  # int64
-    logprob_BT: Tensor
-    old_logprob_BT: Tensor
-    advantage_BT: Tensor
-    teacher_logprob_BT: Tensor  # 0 where there is no teacher
-    reference_logprob_BT: Tensor  # 0 where there is no reference
-
-
 def from_demonstration(token_ids: Sequence[int], sampled: Sequence[bool]) -> Sample:
     """Make a sample of a demonstration; every maximal run of sampled tokens is one turn."""
     sampled_T = np.asarray(sampled, bool)
@@ -136,55 +117,6 @@ def to_tree(tree: Tree, sample: Sample) -> None:
     tree.write("advantage", sample.leaf, sample.advantage_T[start:].astype(np.float32))
     if sample.teacher_logprob_T is not None:
         tree.write("teacher_logprob", sample.leaf, sample.teacher_logprob_T[start:].astype(np.float32))
-
-
-def batches(samples: Sequence[Sample], token_budget: int) -> list[list[int]]:
-    """Split `samples` into lists of indices whose padded size (rows x longest) is at most `token_budget`.
-
-    Samples are sorted by length so that little is padded; one that is longer than the budget is alone. Raises
-    `ValueError` for a budget below one.
-    """
-    if token_budget < 1:
-        raise ValueError("token_budget must be at least 1")
-    order = sorted(range(len(samples)), key=lambda i: (len(samples[i].token_ids_T), i))
-    out: list[list[int]] = []
-    for index in order:
-        longest = len(samples[index].token_ids_T)
-        if out and (len(out[-1]) + 1) * longest <= token_budget:
-            out[-1].append(index)
-        else:
-            out.append([index])
-    return out
-
-
-def collate(samples: Sequence[Sample], device: torch.device | str = "cpu") -> Batch:
-    """Pad samples on the right to the longest of them. Raises `ValueError` for no samples."""
-    if not samples:
-        raise ValueError("a batch needs at least one sample")
-    longest = max(len(s.token_ids_T) for s in samples)
-
-    def padded(name: str, dtype: type, fill: float = 0) -> Tensor:
-        rows = np.full((len(samples), longest), fill, dtype)
-        for row, sample in zip(rows, samples, strict=True):
-            values = getattr(sample, name)
-            if values is not None:
-                row[: len(values)] = values
-        return torch.from_numpy(rows).to(device)
-
-    turn_BT = np.full((len(samples), longest), -1, np.int64)
-    for row, sample in zip(turn_BT, samples, strict=True):
-        for number, (start, end) in enumerate(sample.turns):
-            row[start:end] = number
-    return Batch(
-        token_ids_BT=padded("token_ids_T", np.int64),
-        sampled_BT=padded("sampled_T", np.bool_),
-        turn_BT=torch.from_numpy(turn_BT).to(device),
-        logprob_BT=padded("logprob_T", np.float32),
-        old_logprob_BT=padded("old_logprob_T", np.float32),
-        advantage_BT=padded("advantage_T", np.float32),
-        teacher_logprob_BT=padded("teacher_logprob_T", np.float32),
-        reference_logprob_BT=padded("reference_logprob_T", np.float32),
-    )
 
 
 def _runs(mask_T: np.ndarray) -> tuple[tuple[int, int], ...]:

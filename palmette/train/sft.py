@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,7 +12,8 @@ from torch import Tensor
 from palmette.progress import Progress
 from palmette.train.losses import Terms, nll
 from palmette.train.optim import OptimConfig
-from palmette.train.samples import Batch, Sample, Totals
+from palmette.train.pairs import Pairs
+from palmette.train.samples import Sample, Totals
 from palmette.train.stage import Stage, order
 
 
@@ -44,11 +46,20 @@ async def sft(stage: Stage, samples: Sequence[Sample], config: SftConfig) -> dic
         while stage.step < total:
             chosen = order(stage.seed, len(samples), stage.step * config.batch, config.batch)
             batch = [samples[i] for i in chosen]
-            row = await stage.advance(lambda _rng, batch=batch: [batch], likelihood, token_budget=config.token_budget)
+            row = await stage.advance(lambda _rng, batch=batch: [batch], Likelihood(), token_budget=config.token_budget)
             bar.update(1, loss=row["loss"], tokens=row["tokens"])
     return row
 
 
-def likelihood(logprob_BT: Tensor, batch: Batch, totals: Totals) -> Terms:
-    """Return the mean negative log-likelihood of the sampled tokens."""
-    return nll(logprob_BT, batch.sampled_BT, totals)
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """The mean negative log-likelihood of the sampled tokens."""
+
+    @property
+    def pointwise(self) -> bool:
+        """Every pair stands for itself."""
+        return True
+
+    def __call__(self, logprob_M: Tensor, pairs: Pairs, totals: Totals) -> Terms:
+        """Return the loss in nats a token."""
+        return nll(logprob_M, totals)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,9 @@ import numpy as np
 
 from palmette.run import RunDir
 from palmette.train import checkpoint
+from palmette.train.check import speed_up, tolerance, tree_error
 from palmette.train.checkpoint import Position
+from palmette.train.config import TrainConfig
 from palmette.train.optim import OptimConfig, Optimiser
 from palmette.train.samples import Sample
 from palmette.train.step import Objective, train_step
@@ -24,13 +27,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Result = TypeVar("Result")
+_LOG = logging.getLogger("palmette.train")
 
 
 class Stage:
     """One stage of a run that trains `model`; goes on from its last checkpoint if there is one.
 
-    `step` steps are done. Everything random comes from the run's seed and the stage's name, so an interrupted stage
-    ends with the weights of one that was not.
+    `step` steps are done; `tree` tells whether samples are trained as the tree they make. Everything random comes from
+    the run's seed and the stage's name, so an interrupted stage ends with the weights of one that was not.
     """
 
     def __init__(
@@ -43,8 +47,12 @@ class Stage:
         updates: int,
         seed: int,
         checkpoint_every: int,
+        way: TrainConfig | None = None,
     ) -> None:
         self.run, self.name, self.model = run, name, model
+        self._way = way or TrainConfig()
+        self.tree = self._way.tree == "on"
+        self._checked = False
         self.optimiser = Optimiser(model, config, max(updates, 1))
         self.seed = crc32(f"{seed}/{name}".encode())
         self.generator = np.random.default_rng(self.seed)
@@ -106,19 +114,30 @@ class Stage:
         """Do one step in a thread: an update for each part that has samples.
 
         Logs and returns `numbers` with the mean of the updates' metrics. A cancellation waits for the step to end, so
-        weights, position and log always agree.
+        weights, position and log always agree. The first step of a process checks that training on trees gives this
+        model's own gradient, and goes on without trees if not.
         """
 
         def work() -> dict[str, Any]:
+            given = [part for part in parts(self.generator) if part]
+            checks = self._check(given[0], objective, token_budget) if given and not self._checked else {}
             rows = [
-                train_step(self.model, self.optimiser, part, objective, token_budget=token_budget, entropy=True)
-                for part in parts(self.generator)
-                if part
+                train_step(
+                    self.model,
+                    self.optimiser,
+                    part,
+                    objective,
+                    token_budget=token_budget,
+                    tree=self.tree,
+                    recompute=self._way.recompute,
+                    entropy=True,
+                )
+                for part in given
             ]
             self._position = Position(
                 step=self.step + 1, version=version, store_offset=store_offset, extra=self._position.extra
             )
-            row = {**(numbers or {}), **_mean(rows)}
+            row = {**(numbers or {}), **_mean(rows), **checks}
             self.run.metrics(self.name, self.step, **row)
             return row
 
@@ -135,6 +154,28 @@ class Stage:
         except asyncio.CancelledError:
             await asyncio.wait([running])
             raise
+
+    def _check(self, samples: Sequence[Sample], objective: Objective, token_budget: int) -> dict[str, float]:
+        """Compare tree and flat gradients of a few samples; return what was found as metrics."""
+        self._checked = True
+        if not self.tree:
+            return {}
+        error = tree_error(self.model, samples, objective)
+        if not error <= tolerance(self.model):
+            self.tree = False
+            _LOG.warning(
+                "%s: gradients over trees differ from those of %s itself (relative error %.1e, allowed %.0e); training "
+                "goes on without trees, slower; set train.tree = off to skip this check",
+                self.name,
+                type(self.model).__name__,
+                error,
+                tolerance(self.model),
+            )
+            return {"tree_error": error}
+        measured = {"tree_error": error}
+        if self._way.measure:
+            measured["tree_speedup"] = speed_up(self.model, samples, objective, token_budget)
+        return measured
 
     def _save(self) -> None:
         if self._saved == self.step:

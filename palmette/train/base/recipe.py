@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from palmette.train.config import TrainConfig
 from palmette.train.optim import OptimConfig
 
 
@@ -48,6 +49,7 @@ class BaseRecipe(BaseModel):
     batch: int = Field(default=32, gt=0, description="transcripts a step")
     token_budget: int = Field(default=3000, gt=0, description="padded tokens of a micro-batch")
     save_every: int = Field(default=200, gt=0, description="steps between checkpoints")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="how gradients are computed")
     shape: Shape = Field(default_factory=Shape)
     corpus: Corpus = Field(default_factory=Corpus)
     optim: OptimConfig = Field(default_factory=lambda: OptimConfig(lr=3e-3, decay="cosine", final=0.05))

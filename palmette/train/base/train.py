@@ -22,7 +22,7 @@ from palmette.train.base.corpus import transcripts
 from palmette.train.base.recipe import BaseRecipe, Shape
 from palmette.train.base.tokenizer import END_OF_TEXT, TURN_END, TURN_START, chat_template, train_tokenizer
 from palmette.train.samples import Sample, from_demonstration
-from palmette.train.sft import likelihood
+from palmette.train.sft import Likelihood
 from palmette.train.stage import Stage
 
 if TYPE_CHECKING:
@@ -132,11 +132,12 @@ async def _train(
         updates=recipe.steps,
         seed=recipe.seed,
         checkpoint_every=recipe.save_every,
+        way=recipe.train,
     )
     with Progress("train", recipe.steps, "steps", done=stage.step) as bar, stage.kept():
         for step in range(stage.step, recipe.steps):
             batch = [sample_of(render(m), tokenizer) for m in _conversations(recipe, str(step), recipe.batch)]
-            row = await stage.advance(lambda _, batch=batch: [batch], likelihood, token_budget=recipe.token_budget)
+            row = await stage.advance(lambda _, batch=batch: [batch], Likelihood(), token_budget=recipe.token_budget)
             bar.update(1, loss=row["loss"], tokens=row["tokens"])
     if not run.stage_done("train"):
         run.finish_stage("train", {"steps": stage.step, "seconds": round(stage.seconds, 1)})
