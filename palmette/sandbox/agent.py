@@ -30,6 +30,7 @@ _HOW = (Status.EXITED, Status.SIGNALLED, Status.TIMEOUT)
 class Box:
     """The descriptors that came with the start of a sandbox, -1 where absent."""
 
+    pid: int = 0  # as this process sees it
     pidfd: int = -1
     root: int = -1
     listener: int = -1
@@ -221,7 +222,7 @@ class Agent:
             if command := self._commands.get(serial):
                 command.output += packet[8:]
         elif kind == _STARTED:
-            self.box.pidfd = fds[0]
+            self.box.pidfd, self.box.pid = fds[0], _PAIR.unpack_from(packet)[1]
         elif kind == _READY:
             (listens,) = _WORD.unpack_from(packet, 4)
             self.box.root, *others = fds

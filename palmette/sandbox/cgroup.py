@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from palmette.sandbox.ledger import start_time
+
 _PREFIX = "palmette-"
 
 
@@ -42,6 +44,14 @@ class Cgroups:
             os.close(fd)
         _, found, count = text.partition(b"oom_kill ")
         return int(count.split(None, 1)[0]) if found else 0
+
+    def peak_bytes(self, name: str) -> int:
+        """Return the most memory that the cgroup `name` has held (0 when it is gone)."""
+        file = "memory.peak" if self.version == 2 else "memory.max_usage_in_bytes"
+        try:
+            return int((self.directories[0] / name / file).read_text()) if self.version else 0
+        except (OSError, ValueError):
+            return 0
 
     @property
     def freezes(self) -> bool:
@@ -91,7 +101,7 @@ def detect() -> Cgroups:
 
 def own_name() -> str:
     """Return a name for this process's cgroup that tells whether its owner still lives."""
-    return f"{_PREFIX}{os.getpid()}-{_start_time(os.getpid())}-{time.monotonic_ns() % 10**9}"
+    return f"{_PREFIX}{os.getpid()}-{start_time(os.getpid())}-{time.monotonic_ns() % 10**9}"
 
 
 def remove_stale(cgroups: Cgroups) -> None:
@@ -99,7 +109,7 @@ def remove_stale(cgroups: Cgroups) -> None:
     for directory in cgroups.directories:
         for stale in directory.glob(f"{_PREFIX}*-*"):
             pid, start = stale.name.removeprefix(_PREFIX).split("-")[:2]
-            if pid.isdigit() and _start_time(int(pid)) != start:
+            if pid.isdigit() and start_time(int(pid)) != start:
                 remove(cgroups, stale.name)
 
 
@@ -122,13 +132,6 @@ def _until(done: Callable[[], bool], timeout_s: float = 2.0) -> bool:
             return False
         time.sleep(0.0005)
     return True
-
-
-def _start_time(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
 
 
 def _mounts() -> list[tuple[str, str, str, str]]:

@@ -23,9 +23,11 @@ from dataclasses import replace
 
 from palmette.sandbox.api import Bounds, Busy, Result, SandboxLost, Spec, StartFailed, Status, Usage
 from palmette.sandbox.capture import Output
+from palmette.sandbox.cgroup import own_name
 from palmette.sandbox.descriptors import memory_file, readable
 from palmette.sandbox.files import Files
 from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
+from palmette.sandbox.ledger import HEARTBEAT_S, Cost, Ledger, entry
 from palmette.sandbox.stream import Ends, RunningProcess
 
 _GRACE_S = 0.05  # how long output of children may still follow the exit of a command
@@ -40,13 +42,15 @@ class FakeHost:
     def __init__(self) -> None:
         self._sandboxes: dict[str, FakeSandbox] = {}
         self._serial = 0
+        self._ledger: Ledger | None = None
+        self._base = ""
 
     async def start(self, spec: Spec) -> FakeSandbox:
         """Start a sandbox. Raises `ValueError` for a spec that makes no sense, `StartFailed` for one with an image."""
         check_spec(spec)
         if spec.root:
             raise StartFailed("Spec.root: this host has no images; use the host 'namespace'")
-        root = tempfile.mkdtemp(prefix="palmette-fake-")
+        root = self.scratch()
         for directory in (spec.workdir, *DIRECTORIES):
             os.makedirs(root + directory, exist_ok=True)
         return self.inhabit(root, spec)
@@ -54,7 +58,9 @@ class FakeHost:
     def inhabit(self, root: str, spec: Spec) -> FakeSandbox:
         """Return a sandbox with the files in the temporary directory `root`, which it owns from now on."""
         self._serial += 1
-        sandbox = FakeSandbox(f"fake/{self._serial}", spec, root, self._sandboxes, self)
+        if self._ledger is not None:
+            self._ledger.opened(entry(f"fake/{self._serial}", spec.owner, spec.ttl_s))
+        sandbox = FakeSandbox(f"fake/{self._serial}", spec, root, self)
         self._sandboxes[sandbox.id] = sandbox
         return sandbox
 
@@ -71,15 +77,48 @@ class FakeHost:
     async def close(self) -> None:
         """Close every sandbox. Idempotent."""
         await asyncio.gather(*(sandbox.close() for sandbox in list(self._sandboxes.values())))
+        self._tidy()
+
+    def scratch(self) -> str:
+        """Return a new directory below the one that is on the books of this host."""
+        if self._ledger is None:
+            name = f"fake-{own_name()}"
+            self._base = os.path.join(tempfile.gettempdir(), f"palmette-{name}")
+            self._ledger = Ledger(name)
+            self._ledger.opened(entry(name, "", 0.0, directory=self._base))
+            os.mkdir(self._base, 0o700)
+            self._beat()
+        return tempfile.mkdtemp(dir=self._base)
+
+    def forget(self, name: str, cost: Cost) -> None:
+        """Take a sandbox that is gone off the books."""
+        self._sandboxes.pop(name, None)
+        if self._ledger is not None:
+            self._ledger.closed(name, cost)
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Close the books when there is nothing on disk."""
+        if self._ledger is not None and not self._sandboxes:
+            with contextlib.suppress(OSError):  # a snapshot is left
+                os.rmdir(self._base)
+                self._ledger.close()
+                self._ledger = None
+
+    def _beat(self) -> None:
+        if self._ledger is not None:
+            self._ledger.beat()
+            asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat)
 
 
 class FakeSandbox:
     """One temporary directory and the processes started in it."""
 
-    def __init__(self, name: str, spec: Spec, root: str, siblings: dict[str, FakeSandbox], host: FakeHost) -> None:
+    def __init__(self, name: str, spec: Spec, root: str, host: FakeHost) -> None:
         self._id = name
         self._spec = spec
-        self._siblings = siblings
+        self._began = time.monotonic()
+        self._cpu_s = 0.0
         self._host = host
         self._root = root
         self._running = 0
@@ -213,6 +252,7 @@ class FakeSandbox:
             if not ended:
                 _kill_session(process.pid)
             code, usage = _reap(process)
+            self._cpu_s += usage.cpu_s
             os.close(pidfd)
         for _ in range(10):
             if all(output.ended for output in outputs):
@@ -256,7 +296,7 @@ class FakeSandbox:
             raise Busy(f"sandbox {self._id} {why}")
         for session in self._sessions:
             _kill_session(session)
-        return FakeSnapshot(await asyncio.to_thread(_copy, self._root), self._spec, self._host)
+        return FakeSnapshot(await asyncio.to_thread(_copy, self._root, self._host.scratch()), self._spec, self._host)
 
     async def fork(self, n: int = 1) -> list[FakeSandbox]:
         """Start `n` copies. Raises `Busy`, `SandboxLost`."""
@@ -280,6 +320,10 @@ class FakeSandbox:
         for session in self._sessions:
             _signal_session(session, signal.SIGCONT)
 
+    def cost(self) -> Cost:
+        """Return what it has used so far, by the commands that have ended."""
+        return Cost(cpu_s=self._cpu_s, wall_s=time.monotonic() - self._began)
+
     async def close(self) -> None:
         """End the sessions that were started and remove the directory. Idempotent."""
         self._end("it was closed")
@@ -289,13 +333,13 @@ class FakeSandbox:
             return
         self._lost = why
         self._expiry.cancel()
-        self._siblings.pop(self._id, None)
         for session in self._sessions:
             _kill_session(session)
         for output in list(self._outputs):
             output.close()
         self._files.close()
         shutil.rmtree(self._root, ignore_errors=True)
+        self._host.forget(self._id, self.cost())
 
     def _check(self) -> None:
         if self._lost is not None:
@@ -325,7 +369,7 @@ class FakeSnapshot:
             raise StartFailed("the snapshot is closed")
         if n < 1:
             raise ValueError(f"fork(n) needs n of at least 1, not {n}")
-        roots = [await asyncio.to_thread(_copy, self._root) for _ in range(n)]
+        roots = [await asyncio.to_thread(_copy, self._root, self._host.scratch()) for _ in range(n)]
         return [self._host.inhabit(root, self._spec) for root in roots]
 
     async def close(self) -> None:
@@ -351,8 +395,7 @@ def _signal_session(leader: int, number: signal.Signals) -> None:
         os.killpg(leader, number)
 
 
-def _copy(root: str) -> str:
-    to = tempfile.mkdtemp(prefix="palmette-fake-")
+def _copy(root: str, to: str) -> str:
     subprocess.run(["cp", "-a", f"{root}/.", to], check=True, capture_output=True)  # links, fifos, holes and all
     return to
 

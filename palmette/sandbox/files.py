@@ -50,6 +50,11 @@ class Files:
         if root >= 0:
             os.close(root)
 
+    def used_bytes(self) -> int:
+        """Return how much the file system behind the root holds."""
+        state = os.fstatvfs(self._root)
+        return (state.f_blocks - state.f_bfree) * state.f_frsize
+
     def read(self, path: str) -> bytes:
         """Return the bytes of a regular file."""
         name = self._inside(path)

@@ -13,7 +13,9 @@ from palmette.sandbox import cgroup
 from palmette.sandbox.api import Spec, StartFailed
 from palmette.sandbox.layers import Stack
 from palmette.sandbox.layout import check_spec
+from palmette.sandbox.ledger import HEARTBEAT_S
 from palmette.sandbox.namespace_sandbox import NamespaceSandbox
+from palmette.sandbox.reap import reap
 from palmette.sandbox.server import Machine, Server, survey
 
 _STARTING = 16  # at once; more only queue up in the kernel and time out together
@@ -121,12 +123,19 @@ class NamespaceHost:
             server = self._server
             if server is None:
                 server = self._server = await asyncio.to_thread(self._launch)
+                self._beat()
             elif server.process.poll() is not None:
                 raise StartFailed("the fork server died; open a new sandbox host")
             return server
 
+    def _beat(self) -> None:
+        if self._server is not None:
+            self._server.ledger.beat()
+            asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat)
+
     def _launch(self) -> Server:
         machine = self._survey()
+        reap()
         cgroup.remove_stale(machine.cgroups)
         return Server(machine)
 

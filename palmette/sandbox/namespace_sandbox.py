@@ -18,6 +18,7 @@ from palmette.sandbox.descriptors import readable
 from palmette.sandbox.files import Files
 from palmette.sandbox.layers import Stack
 from palmette.sandbox.layout import PATH
+from palmette.sandbox.ledger import Cost, entry
 from palmette.sandbox.relay import Relay
 from palmette.sandbox.server import START_TIMEOUT_S, Server, explained
 from palmette.sandbox.stream import Ends, RunningProcess
@@ -177,6 +178,8 @@ class NamespaceSandbox:
                 raise SandboxError(f"sandbox {self._id} cannot be paused: no cgroup freezer here")
             if not self._paused:
                 self._paused = True
+                left_s = self._spec.ttl_s - (time.monotonic() - self._began)
+                asyncio.get_running_loop().call_later(max(left_s, 0), self._expire)
                 if not await asyncio.to_thread(self._server.cgroups.freeze, self._id):
                     self._resume()
                     raise SandboxError(f"sandbox {self._id} cannot be paused: a process does not stop")
@@ -186,6 +189,17 @@ class NamespaceSandbox:
         async with self._still:
             self._check()
             self._resume()
+
+    def cost(self) -> Cost:
+        """Return what it has used so far, by the commands that have ended."""
+        if self._lost is not None or self._files is None or self._agent is None:
+            return Cost()
+        return Cost(
+            cpu_s=self._agent.cpu_us / 1e6,
+            peak_mb=self._server.cgroups.peak_bytes(self._id) / 2**20,
+            disk_mb=self._files.used_bytes() / 2**20,
+            wall_s=time.monotonic() - self._began,
+        )
 
     async def close(self) -> None:
         """End every process and free everything. Idempotent; never raises for a sandbox already gone."""
@@ -212,6 +226,7 @@ class NamespaceSandbox:
         self._mounts = box.mounts
         self._files = self._files_below(box.root)
         self._changed = not self._stack.lowers
+        self._server.ledger.opened(entry(self._id, self._spec.owner, self._spec.ttl_s, pid=box.pid))
         if self._spec.gateway:
             self._relay = Relay(socket.socket(fileno=box.listener), self._spec.gateway)
 
@@ -233,6 +248,7 @@ class NamespaceSandbox:
             return
         if time.monotonic() - self._began >= self._spec.ttl_s:
             why = f"its time to live of {self._spec.ttl_s:g} s ended"
+        self._server.ledger.closed(self._id, self.cost())
         self._lost = why
         if self._agent:
             self._agent.close(why)
@@ -328,6 +344,11 @@ class NamespaceSandbox:
         if self._paused:
             self._paused = False
             self._server.cgroups.thaw(self._id)
+
+    def _expire(self) -> None:
+        """End it if it is paused still: its pid 1 cannot keep the time."""
+        if self._paused:
+            self._end("its time to live ended")
 
     def _suspect(self, timeout_s: float) -> None:
         """A command should have ended long ago: unless it is paused, its pid 1 does not do its work."""

@@ -18,6 +18,7 @@ from palmette.sandbox.build import fork_server
 from palmette.sandbox.descriptors import readable
 from palmette.sandbox.layers import Layers
 from palmette.sandbox.layout import DIRECTORIES
+from palmette.sandbox.ledger import Ledger
 
 START_TIMEOUT_S = 30.0
 _START, _ROTATE, _DROP = 1, 2, 3
@@ -72,6 +73,8 @@ class Server:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
+        version = machine.cgroups.version
+        self.ledger = Ledger(self.name, server=self.process.pid, version=version, directories=tuple(directories))
         self._socket = ours
         ours.settimeout(START_TIMEOUT_S)
         try:
@@ -178,6 +181,7 @@ class Server:
             self.process.wait()
         cgroup.remove(self.cgroups, self.name)  # it does so itself unless it was killed
         self._claim.close()
+        self.ledger.close()
 
 
 def _strings(*words: str) -> bytes:

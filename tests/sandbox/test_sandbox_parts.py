@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palmette.errors import UserError
-from palmette.sandbox import cgroup, seccomp
+from palmette.sandbox import cgroup, ledger, seccomp
 from palmette.sandbox.api import Limits, PathRefused, Spec
 from palmette.sandbox.capture import Capture
 from palmette.sandbox.files import Files
@@ -109,5 +109,5 @@ def test_workers_are_not_stuck_on_a_healthy_machine():
 def test_own_name_tells_a_living_owner():
     pid, start = cgroup.own_name().removeprefix("palmette-").split("-")[:2]
     assert int(pid) == os.getpid()
-    assert cgroup._start_time(os.getpid()) == start != ""
-    assert cgroup._start_time(4_194_301) == ""
+    assert ledger.start_time(os.getpid()) == start != ""
+    assert ledger.start_time(4_194_301) == ""

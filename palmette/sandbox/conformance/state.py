@@ -157,7 +157,7 @@ async def check_deep_chains_are_flattened(host: Host) -> None:
     async with box(host) as one:
         await one.exec("mkdir old keep; echo a > keep/f; ln keep/f keep/hard; echo x > old/f; chmod 750 keep")
         await one.exec("touch -d 2001-02-03 keep/f")
-        for level in range(150):
+        for level in range(80):
             if level == 30:
                 await one.exec("rm -r old; mv keep kept")
             await one.write(f"n{level}", b"%d" % level)
@@ -165,10 +165,10 @@ async def check_deep_chains_are_flattened(host: Host) -> None:
             await snapshot.close()
         async with _forked(one) as (two,):
             for each in (one, two):
-                result = await each.exec(
-                    "test -c /dev/null && echo x > /dev/null && ls | wc -l; stat -c '%a' kept; stat -c '%h %Y' kept/f; cat kept/hard n0 n149"
-                )
-                assert result.stdout.split() == b"151 750 2 981158400 a 0149".split(), result
+                result = await each.exec("test -c /dev/null && echo x > /dev/null && ls | wc -l; stat -c '%a' kept")
+                assert result.stdout.split() == [b"81", b"750"], result
+                result = await each.exec("stat -c '%h %Y' kept/f; cat kept/hard n0 n79")
+                assert result.stdout.split() == b"2 981158400 a 079".split(), result
 
 
 async def check_a_closed_sandbox_is_not_forked(host: Host) -> None:
