@@ -266,6 +266,7 @@ def test_any_json_is_refused_by_field_or_can_be_told_apart(name: str, data: st.D
     main = next(iter(SMALL[name]))
     body = data.draw(st.fixed_dictionaries({main: st.lists(TREE, min_size=1, max_size=3)}))
     body |= data.draw(st.dictionaries(st.sampled_from(fields), TREE, max_size=2))
+    ask: Any = None
     refused: Refusal | None = None
     try:
         ask = DIALECTS[name].read(json.dumps(body).encode()).ask
