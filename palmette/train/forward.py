@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from palmette.model.routing import replay
 from palmette.train.pack import Pass
 
 if TYPE_CHECKING:
@@ -34,12 +35,13 @@ def ask(
     """Run the model over the tokens of `asked` and return log p(target | source and what is before it) of its edges.
 
     The output head runs only on the positions that predict something, which is most of the memory of a model with a
-    large vocabulary. Padding is on the right, so causal attention needs no mask.
+    large vocabulary. Padding is on the right, so causal attention needs no mask. Recorded routes are replayed.
     """
     more: dict[str, Any] = {"tree": tree} if tree is not None else {}
     if routers:
         more["output_router_logits"] = True
-    with _head_on(model, asked.source_E):
+    replayed = replay(model, asked.route_NLK) if asked.route_NLK is not None else nullcontext()
+    with _head_on(model, asked.source_E), replayed:
         out = model(input_ids=asked.token_ids_BN, position_ids=asked.position_BN, use_cache=False, **more)
     logits_EV = out.logits.reshape(-1, out.logits.shape[-1])
     if logits_EV.dtype in (torch.float16, torch.bfloat16):

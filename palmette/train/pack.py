@@ -39,6 +39,7 @@ class Pass:
     target_E: Tensor
     pair_M: Tensor
     edge_M: Tensor
+    route_NLK: Tensor | None = None  # recorded experts of every token of all rows, -1 where not recorded
     parent: int = NONE  # pass that must run before and be kept until this one is done
     part: Part | None = None  # of a tree
     end_N: Tensor | None = None  # of a tree: one past each token's last descendant in the pass
@@ -63,11 +64,15 @@ def flat(samples: Sequence[Sample], token_budget: int, device: torch.device | st
         token_ids_BN = np.zeros((len(rows), longest), np.int64)
         wanted_BN = np.zeros((len(rows), longest), bool)
         count_BN = np.zeros((len(rows), longest), np.int64)
+        routes = _routes(rows)
+        route_BNLK = np.full((len(rows), longest, *routes[0].shape[1:]), -1, np.int64) if routes else None
         for b, row in enumerate(rows):
             length = len(row.token_ids_T)
             token_ids_BN[b, :length] = row.token_ids_T
             wanted_BN[b, :length] = row.sampled_T
             count_BN[b, :length] = 1
+            if route_BNLK is not None:
+                route_BNLK[b, :length] = routes[b]
         places_E = np.flatnonzero(wanted_BN)
         pair_M = np.concatenate([np.arange(first_S[i], first_S[i + 1]) for i in indices])
         passes.append(
@@ -79,22 +84,31 @@ def flat(samples: Sequence[Sample], token_budget: int, device: torch.device | st
                 target_E=torch.from_numpy(token_ids_BN.reshape(-1)[places_E]).to(device),
                 pair_M=torch.from_numpy(pair_M).to(device),
                 edge_M=torch.arange(len(pair_M), device=device),
+                route_NLK=None if route_BNLK is None else _merged(route_BNLK, device),
             )
         )
     return Plan(passes=tuple(passes), pairs=Pairs.of(samples, device))
 
 
 def tree(samples: Sequence[Sample], token_budget: int, device: torch.device | str = "cpu") -> Plan:
-    """Plan the tree of all samples, cut into parts of at most `token_budget` tokens."""
-    trie, parts = cut(build([sample.token_ids_T for sample in samples]), token_budget)
+    """Plan the tree of all samples, cut into parts of at most `token_budget` tokens.
+
+    Tokens with different recorded routes are different tokens, also where their ids agree.
+    """
+    routes = _routes(samples)
+    trie, parts = cut(build([sample.token_ids_T for sample in samples], also=routes or None), token_budget)
     layout = lay_out(trie, parts)
+    route_NLK = None
+    if routes:
+        route_NLK = np.empty((len(layout.token_ids_N), *routes[0].shape[1:]), np.int64)
+        route_NLK[layout.index_T] = np.concatenate(routes)
     sampled_T = np.concatenate([np.zeros(0, bool), *(np.asarray(sample.sampled_T, bool) for sample in samples)])
     token_M = layout.index_T[sampled_T]
     source_M = layout.source_N[token_M]
     order_M = np.argsort(source_M * len(layout.token_ids_N) + token_M, kind="stable")
     bounds = np.searchsorted(source_M[order_M], [part.start for part in layout.parts] + [len(layout.token_ids_N)])
     passes = [
-        _part(layout, part, order_M[first:last], token_M, device)
+        _part(layout, part, order_M[first:last], token_M, route_NLK, device)
         for part, first, last in zip(layout.parts, bounds[:-1], bounds[1:], strict=True)
     ]
     return Plan(passes=tuple(passes), pairs=Pairs.of(samples, device), layout=layout)
@@ -119,7 +133,14 @@ def batches(samples: Sequence[Sample], token_budget: int) -> list[list[int]]:
     return out
 
 
-def _part(layout: Layout, part: Part, pair_M: np.ndarray, token_M: np.ndarray, device: torch.device | str) -> Pass:
+def _part(
+    layout: Layout,
+    part: Part,
+    pair_M: np.ndarray,
+    token_M: np.ndarray,
+    route_NLK: np.ndarray | None,
+    device: torch.device | str,
+) -> Pass:
     """Return the pass of a part that serves `pair_M`, sorted by the edges they lie on; `token_M` is of all pairs."""
     token_E, edge_M = np.unique(token_M[pair_M], return_inverse=True)
     inside = slice(part.start, part.end)
@@ -135,7 +156,28 @@ def _part(layout: Layout, part: Part, pair_M: np.ndarray, token_M: np.ndarray, d
         target_E=tensor(layout.token_ids_N[token_E]),
         pair_M=tensor(pair_M),
         edge_M=tensor(edge_M),
+        route_NLK=None if route_NLK is None else tensor(route_NLK[inside]),
         parent=part.parent,
         part=part,
         end_N=tensor(layout.end_N[inside]),
     )
+
+
+def _routes(samples: Sequence[Sample]) -> list[np.ndarray]:
+    """Return the recorded experts of every sample, -1 for one without; empty if none has any."""
+    shapes = {sample.route_TLK.shape[1:] for sample in samples if sample.route_TLK is not None}
+    if not shapes:
+        return []
+    if len(shapes) > 1:
+        raise ValueError(f"samples carry routes of different shapes: {sorted(shapes)}")
+    none = shapes.pop()
+    return [
+        np.full((len(sample.token_ids_T), *none), -1, np.int64)
+        if sample.route_TLK is None
+        else np.asarray(sample.route_TLK, np.int64)
+        for sample in samples
+    ]
+
+
+def _merged(route_BNLK: np.ndarray, device: torch.device | str) -> Tensor:
+    return torch.from_numpy(route_BNLK.reshape(-1, *route_BNLK.shape[2:])).to(device)

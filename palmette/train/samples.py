@@ -36,6 +36,7 @@ class Sample:
     advantage_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     teacher_logprob_T: np.ndarray | None = None
     reference_logprob_T: np.ndarray | None = None
+    route_TLK: np.ndarray | None = None  # experts chosen at each token, layers L by choices K; -1 where not recorded
     leaf: int = 0  # node of the tree it was made of, 0 for none
 
     def __post_init__(self) -> None:
@@ -44,7 +45,15 @@ class Sample:
         for name in ("logprob_T", "old_logprob_T", "advantage_T"):
             if len(getattr(self, name)) == 0:
                 object.__setattr__(self, name, np.zeros(length, np.float32))
-        aligned = ("sampled_T", "logprob_T", "old_logprob_T", "advantage_T", "teacher_logprob_T", "reference_logprob_T")
+        aligned = (
+            "sampled_T",
+            "logprob_T",
+            "old_logprob_T",
+            "advantage_T",
+            "teacher_logprob_T",
+            "reference_logprob_T",
+            "route_TLK",
+        )
         for name in aligned:
             array = getattr(self, name)
             if array is not None and len(array) != length:
@@ -88,14 +97,16 @@ def from_tree(tree: Tree) -> list[Sample]:
     """Make samples of a rollout's tree, one of each branch that owns a sampled token.
 
     A sampled token that several branches share is trained on in the first of them alone (`to_branches`, "once"), so
-    that a rollout weighs the same however many branches it has. The arrays `advantage` and `teacher_logprob` are
-    taken over where they were written.
+    that a rollout weighs the same however many branches it has. The arrays `advantage`, `teacher_logprob` and
+    `route` are taken over where they were written.
     """
     found: list[Sample] = []
     for owned in to_branches(tree):
         branch, own_T = owned.branch, owned.own
         arrays = {"advantage_T": "advantage", "teacher_logprob_T": "teacher_logprob"}
         written = {key: branch.array(name) * own_T for key, name in arrays.items() if name in tree.names}
+        if "route" in tree.names:
+            written["route_TLK"] = branch.array("route", fill=-1)
         turns = tuple((start + int(own_T[start:end].argmax()), end) for start, end in branch.turns if own_T[end - 1])
         found.append(
             Sample(

@@ -130,6 +130,7 @@ class Stage:
                     token_budget=token_budget,
                     tree=self.tree,
                     recompute=self._way.recompute,
+                    load_balance=self._way.load_balance,
                     entropy=True,
                 )
                 for part in given

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
+from palmette.errors import UserError
+from palmette.model.routing import Choices, counts, load_balancing_loss
 from palmette.train import pack
 from palmette.train.forward import Answer
 from palmette.train.losses import Terms
@@ -43,6 +45,7 @@ def gradients(
     token_budget: int,
     tree: bool = True,
     recompute: bool = False,
+    load_balance: float = 0.0,
     totals: Totals | None = None,
     entropy: bool = False,
 ) -> dict[str, float]:
@@ -51,7 +54,12 @@ def gradients(
     With `tree` the samples are computed as the tree they make, each shared prefix once, in parts of at most
     `token_budget` tokens; otherwise each on its own, padded, in batches of that size. Units of the losses are counted
     over all `samples` (or given as `totals`), so neither the way of computing, nor the split, nor the order changes the
-    result. The model must be in eval mode: dropout would make the ratio to the recorded log-probs meaningless.
+    result. `load_balance` weighs the load-balancing loss of a mixture of experts, whose statistics are those of the
+    whole step with every branch counted. The model must be in eval mode: dropout would make the ratio to the recorded
+    log-probs meaningless.
+
+    Where something must be known of all passes before the first backward pass (those statistics; ratios over turns or
+    sequences, which may reach over several parts of a tree), there is one more pass without gradients before.
     """
     if model.training:
         raise ValueError("put the model in eval mode: training here is without dropout")
@@ -63,21 +71,30 @@ def gradients(
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0.0) + float(value)
 
-    whole = None
-    if tree and len(plan.passes) > 1 and not objective.pointwise:
-        whole = _leaf_gradient(model, plan, objective, totals, add)
+    experts = _Experts(model, load_balance) if load_balance else None
+    seeds = None
+    if len(plan.passes) > 1 and (experts or (tree and not objective.pointwise)):
+        logprob_M = _look(model, plan, experts)
+        if tree and not objective.pointwise:
+            seeds, metrics = _seeds(logprob_M, plan.pairs, objective, totals)
+            add(metrics)
 
     def loss_of(asked: Pass, answer: Answer) -> Tensor:
         logprob_M = answer.logprob_E[asked.edge_M]
         if answer.entropy_E is not None:
             add({"entropy": answer.entropy_E[asked.edge_M].sum() / max(totals.tokens, 1)})
-        if whole is not None:
-            return (logprob_M * whole[asked.pair_M]).sum()
-        loss, metrics = objective(logprob_M, plan.pairs.take(asked.pair_M), totals)
-        add({"loss": loss.detach(), **metrics})
+        if seeds is not None:
+            loss = (logprob_M * seeds[asked.pair_M]).sum()
+        else:
+            loss, metrics = objective(logprob_M, plan.pairs.take(asked.pair_M), totals)
+            add({"loss": loss.detach(), **metrics})
+        if experts is not None:
+            balance = experts.loss(asked, answer)
+            add({"load_balance": balance.detach() / load_balance})
+            loss = loss + balance
         return loss
 
-    backward(model, plan, loss_of, recompute=recompute, entropy=entropy)
+    backward(model, plan, loss_of, recompute=recompute, entropy=entropy, routers=experts is not None)
     return {**sums, **_shape(samples, plan)}
 
 
@@ -90,33 +107,67 @@ def train_step(
     token_budget: int,
     tree: bool = True,
     recompute: bool = False,
+    load_balance: float = 0.0,
     entropy: bool = False,
 ) -> dict[str, float]:
     """Do one update on `samples`; return loss, metrics, grad_norm, lr, tokens (of all samples) and tokens_per_s."""
     start_s = time.perf_counter()
     sums = gradients(
-        model, samples, objective, token_budget=token_budget, tree=tree, recompute=recompute, entropy=entropy
+        model,
+        samples,
+        objective,
+        token_budget=token_budget,
+        tree=tree,
+        recompute=recompute,
+        load_balance=load_balance,
+        entropy=entropy,
     )
     update = optimiser.update()
     elapsed_s = max(time.perf_counter() - start_s, 1e-9)
     return {**sums, **update, "tokens_per_s": sums["tokens"] / elapsed_s}
 
 
-def _leaf_gradient(
-    model: PreTrainedModel, plan: Plan, objective: Objective, totals: Totals, add: Callable[[dict[str, Tensor]], None]
-) -> Tensor:
-    """Return d loss / d logprob _M, from a forward pass over everything: units may reach over several parts."""
-    logprob_M = torch.zeros(len(plan.pairs), dtype=model.dtype if model.dtype == torch.float64 else torch.float32)
-    logprob_M = logprob_M.to(model.device)
+class _Experts:
+    """The load-balancing loss of a step, whose shares of experts are known before the first backward pass."""
+
+    def __init__(self, model: PreTrainedModel, weight: float) -> None:
+        self._weight = weight
+        self._top_k = int(getattr(model.config.get_text_config(), "num_experts_per_tok", 0) or 0)
+        if not self._top_k:
+            raise UserError(f"{type(model).__name__} has no experts to balance: set train.load_balance = 0")
+        self._step: Choices | None = None
+
+    def count(self, asked: Pass, answer: Answer) -> None:
+        """Add a pass to the step."""
+        found = counts(answer.router_logits, asked.count_BN.flatten(), top_k=self._top_k)
+        self._step = found if self._step is None else self._step + found
+
+    def loss(self, asked: Pass, answer: Answer) -> Tensor:
+        """Return a pass's share; one that was not counted is the whole step."""
+        if self._step is None:
+            self.count(asked, answer)
+        assert self._step is not None
+        return self._weight * load_balancing_loss(answer.router_logits, asked.count_BN.flatten(), self._step)
+
+
+def _look(model: PreTrainedModel, plan: Plan, experts: _Experts | None) -> Tensor:
+    """Return the log-probs of all pairs by a pass without gradients, and let `experts` count."""
+    logprob_M = torch.zeros(len(plan.pairs), dtype=torch.promote_types(model.dtype, torch.float32), device=model.device)
 
     def keep(asked: Pass, answer: Answer) -> None:
         logprob_M[asked.pair_M] = answer.logprob_E[asked.edge_M]
+        if experts is not None:
+            experts.count(asked, answer)
 
-    look(model, plan, keep)
-    logprob_M.requires_grad_()
-    loss, metrics = objective(logprob_M, plan.pairs, totals)
-    add({"loss": loss.detach(), **metrics})
-    return torch.autograd.grad(loss, logprob_M)[0]
+    look(model, plan, keep, routers=experts is not None)
+    return logprob_M
+
+
+def _seeds(logprob_M: Tensor, pairs: Pairs, objective: Objective, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return d loss / d logprob _M and the metrics: what an objective over units that reach over parts comes to."""
+    logprob_M = logprob_M.requires_grad_()
+    loss, metrics = objective(logprob_M, pairs, totals)
+    return torch.autograd.grad(loss, logprob_M)[0], {"loss": loss.detach(), **metrics}
 
 
 def _shape(samples: Sequence[Sample], plan: Plan) -> dict[str, float]:
