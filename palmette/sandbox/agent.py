@@ -78,11 +78,11 @@ class Agent:
         Returns its number and how it will end. Raises `SandboxLost`.
         """
         words = [cwd, *argv, *(f"{name}={value}" for name, value in env.items())]
-        strings = b"".join(os.fsencode(word) + b"\0" for word in words)
+        strings = os.fsencode("\0".join((*words, "")))
         problem = None
         if self._ended is not None:
             problem = SandboxLost(self._ended)
-        elif any("\0" in word for word in words):
+        elif strings.count(b"\0") != len(words):
             problem = ValueError("a command, directory or variable holds a NUL character")
         if problem:
             _close(fds)

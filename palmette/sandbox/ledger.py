@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 HEARTBEAT_S = 5.0
@@ -45,7 +45,7 @@ class Entry:
     id: str
     owner: str  # as its `Spec` says
     pid: int  # of its first process; 0 for a host without one
-    started: str  # when that process started, in the kernel's words
+    started: str  # when that process started, in the kernel's words; "" where its cgroup tells whose it is
     began: float  # seconds since 1970
     ttl_s: float
     directory: str = ""  # to be removed with it
@@ -102,14 +102,14 @@ class Ledger:
     def opened(self, entry: Entry) -> None:
         """Write down a sandbox; to be called before anybody is told of it."""
         self._open[entry.id] = entry
-        self._write({"open": asdict(entry)})
+        self._write({"open": _plain(entry)})
 
     def closed(self, name: str, cost: Cost) -> None:
         """Write down that a sandbox is gone, and add what it cost to its owner's account."""
         entry = self._open.pop(name, None)
         if entry is not None:
             self.costs[entry.owner] = self.costs.get(entry.owner, Cost()) + cost
-            self._write({"close": name, **asdict(cost)})
+            self._write({"close": name, "cpu_s": cost.cpu_s, "peak_mb": cost.peak_mb, "disk_mb": cost.disk_mb})
 
     def beat(self) -> None:
         """Say that the owner is at work."""
@@ -132,7 +132,7 @@ class Ledger:
             self._rewrite()
 
     def _rewrite(self) -> None:
-        lines = [self._head, *({"open": asdict(entry)} for entry in self._open.values())]
+        lines = [self._head, *({"open": _plain(entry)} for entry in self._open.values())]
         temporary = self._path.with_suffix(".new")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.write(fd, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
@@ -160,9 +160,9 @@ def state_directory() -> Path:
     raise OSError(f"no directory to keep the journal of sandboxes in (tried {home} and {tempfile.gettempdir()})")
 
 
-def entry(name: str, owner: str, ttl_s: float, *, pid: int = 0, directory: str = "") -> Entry:
-    """Return the entry of a sandbox that begins now."""
-    started = start_time(pid)
+def entry(name: str, owner: str, ttl_s: float, *, pid: int = 0, marked: bool = False, directory: str = "") -> Entry:
+    """Return the entry of a sandbox that begins now; `marked`: its processes are in a cgroup named after its host."""
+    started = "" if marked else start_time(pid)
     return Entry(id=name, owner=owner, pid=pid, started=started, began=time.time(), ttl_s=ttl_s, directory=directory)
 
 
@@ -196,6 +196,10 @@ def _read(path: Path) -> Journal:
     entries = tuple(found.values())
     about = {"path": path, "server": (pid, started), "directories": directories, "entries": entries}
     return Journal(**about, **head, heartbeat_s=age_s)
+
+
+def _plain(entry: Entry) -> dict[str, object]:
+    return {name: getattr(entry, name) for name in Entry.__slots__}
 
 
 def _boot() -> str:

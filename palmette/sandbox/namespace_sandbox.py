@@ -226,7 +226,8 @@ class NamespaceSandbox:
         self._mounts = box.mounts
         self._files = self._files_below(box.root)
         self._changed = not self._stack.lowers
-        self._server.ledger.opened(entry(self._id, self._spec.owner, self._spec.ttl_s, pid=box.pid))
+        marked = self._server.cgroups.version > 0
+        self._server.ledger.opened(entry(self._id, self._spec.owner, self._spec.ttl_s, pid=box.pid, marked=marked))
         if self._spec.gateway:
             self._relay = Relay(socket.socket(fileno=box.listener), self._spec.gateway)
 

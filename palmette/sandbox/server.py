@@ -57,6 +57,7 @@ class Server:
         self.rootless, self.cgroups = machine.rootless, machine.cgroups
         self.name = cgroup.own_name()
         self._system = _system()
+        self._system_strings = _strings(*self._system[0], *self._system[1])
         self._claim, self._uids = _claim_uids()
         self._holders: dict[int, int] = {}
         self.layers = Layers(self.drop)
@@ -91,14 +92,15 @@ class Server:
     def request(self, name: str, spec: Spec, uid: int, layer: int = 0, lowers: Sequence[str] = ()) -> bytes:
         """Return the packet that asks for a sandbox (native/wire.h). Raises `StartFailed`."""
         links, system = self._system if not spec.root else ([], [_bind_key(spec.root, "Spec.root") + "\n/"])
-        binds = [*system, *map(_bind_key, spec.readonly)]
-        directories = dict.fromkeys((spec.workdir, *DIRECTORIES))
+        shown = [_bind_key(path) for path in spec.readonly]
+        directories = list(dict.fromkeys((spec.workdir, *DIRECTORIES)))
         limits = spec.limits
         ttl_ms = min(int(spec.ttl_s * 1000), 0xFFFFFFFF)
-        counts = len(links) // 2, len(binds), len(directories), layer, len(lowers)
+        counts = len(links) // 2, len(system) + len(shown), len(directories), layer, len(lowers)
         numbers = limits.memory_mb, limits.pids, limits.disk_mb, limits.inodes, limits.output_bytes, ttl_ms
         head = _REQUEST.pack(_START, uid, *numbers, spec.gateway is not None, *counts)
-        return head + _strings(name, *links, *binds, *directories, *lowers)
+        host = _strings(*links, *system) if spec.root else self._system_strings
+        return head + _strings(name) + host + _strings(*shown, *directories, *lowers)
 
     def rotation(
         self, spec: Spec, *, layer: int, kept: int = 0, flat: bool = False, lowers: Sequence[str] = ()
@@ -185,7 +187,7 @@ class Server:
 
 
 def _strings(*words: str) -> bytes:
-    return b"".join(os.fsencode(word) + b"\0" for word in words)
+    return os.fsencode("\0".join((*words, ""))) if words else b""
 
 
 def _system() -> tuple[list[str], list[str]]:

@@ -308,14 +308,16 @@ static void make_root(const struct box *b, const char *at, int stacked) {
         fail("changing the root");
 }
 
-static int open_network(int listen_too) {
+/* In a new network namespace. */
+int raise_loopback(void) {
     int k = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
-    if (k < 0 || ioctl(k, SIOCSIFFLAGS, &lo))
-        fail("bringing loopback up");
+    int bad = k < 0 || ioctl(k, SIOCSIFFLAGS, &lo);
     close(k);
-    if (!listen_too)
-        return -1;
+    return bad ? -1 : 0;
+}
+
+static int listen_for_gateway(void) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(GATEWAY_PORT)};
     inet_pton(AF_INET, GATEWAY_HOST, &address.sin_addr);
     int on = 1, s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -365,12 +367,12 @@ void enter_box(const struct box *b) {
     control = dup2(control, 3);
     stacked = stacked < 0 ? -1 : dup2(stacked, 4);
     close_range(stacked < 0 ? 4 : 5, ~0u, 0);
-    if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP))
+    if (unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP)) /* the network is there already */
         fail("making namespaces");
     make_root(b, at, stacked);
     close(4);
     int fds[3] = {open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), -1, -1}, count = 1;
-    int listener = open_network(r->gateway);
+    int listener = r->gateway ? listen_for_gateway() : -1;
     if (listener >= 0)
         fds[count++] = listener;
     if (b->rootless) /* else a pidfd leads there */

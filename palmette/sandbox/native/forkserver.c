@@ -29,11 +29,13 @@
 #include <unistd.h>
 
 #define BINDS_MAX 64
+#define NETS_MAX 64 /* idle network namespaces, some 250 KiB of kernel memory each */
 #define KILLS_PER_S 500 /* a throttle: a mass of exits at once is what kernels take worst */
 
 struct child {
     struct child *next;
     pid_t pid; /* 0: reaped, only its cgroup is left */
+    int net;
     char name[128];
 };
 
@@ -43,7 +45,7 @@ static struct {
     int at;
     unsigned used; /* by which request last */
 } binds[BINDS_MAX];
-static int bind_count, bind_serial;
+static int bind_count, bind_serial, nets[NETS_MAX], net_count;
 static unsigned requests;
 static int server, host_mounts, own_mounts, host_root, host_proc, rootless, cgroup;
 static const char *cgroup_name, *cgroup_paths[3]; /* a cgroup of ours below each: v2, or v1 memory, pids, freezer */
@@ -198,7 +200,6 @@ static void enter_own_mounts(void) {
     bind_devices();
     if (open_attic(own_mounts, rootless))
         die("making a place for layers");
-    close(host_proc);
 }
 
 static void make_cgroups(void) {
@@ -220,6 +221,44 @@ static int remove_cgroup(int i, const char *name) {
     char at[300];
     snprintf(at, sizeof at, "/cg/%d/%s", i, name);
     return rmdir(at) == 0 || errno != EBUSY;
+}
+
+/* ---- network namespaces ------------------------------------------------------------------------------------------
+ * Making one is the dearest part of a start, and taking one apart costs the kernel even more: the clean ones are used
+ * again. A sandbox cannot change anything in its own but for the sockets it opens. */
+
+/* Enter one, for the next child to be born in; what is given back, or -1. */
+static int enter_network(void) {
+    if (net_count) {
+        int net = nets[--net_count];
+        if (syscall(SYS_setns, net, CLONE_NEWNET) == 0)
+            return net;
+        close(net);
+    }
+    if (unshare(CLONE_NEWNET) || raise_loopback())
+        return -1;
+    return openat(host_proc, "self/ns/net", O_RDONLY | O_CLOEXEC);
+}
+
+/* Whether nothing of the last sandbox is left in the network namespace we are in: no socket, no connection that waits. */
+static int clean(void) {
+    char text[1024];
+    int used = 1, waiting = 1, fd = openat(host_proc, "self/net/sockstat", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[n > 0 ? n : 0] = 0;
+    const char *tcp = strstr(text, "TCP:");
+    return sscanf(text, "sockets: used %d", &used) == 1 && used == 0 && tcp &&
+           sscanf(tcp, "TCP: inuse %*d orphan %*d tw %d", &waiting) == 1 && waiting == 0;
+}
+
+static void leave_network(int net) {
+    if (net >= 0 && net_count < NETS_MAX && syscall(SYS_setns, net, CLONE_NEWNET) == 0 && clean())
+        nets[net_count++] = net;
+    else if (net >= 0)
+        close(net);
 }
 
 /* ---- sandboxes -------------------------------------------------------------------------------------------------- */
@@ -255,17 +294,23 @@ static void start(char *packet, size_t length, int control) {
         return;
     }
     struct child *child = calloc(1, sizeof *child);
-    int pidfd = -1;
+    int pidfd = -1, net = enter_network();
+    if (net < 0) {
+        send_failure(control, "making a network namespace", errno);
+        free(child);
+        return;
+    }
     /* legacy clone: clone3 is filtered; its own mounts come later, after a look into the attic */
     pid_t pid = child ? syscall(SYS_clone, CLONE_NEWPID | CLONE_PIDFD | SIGCHLD, 0, &pidfd, 0, 0) : -1;
     if (pid == 0)
         enter_box(&box);
     if (pid < 0) {
         send_failure(control, "forking", errno);
+        leave_network(net);
         free(child);
         return;
     }
-    child->pid = pid, child->next = children, children = child;
+    child->pid = pid, child->net = net, child->next = children, children = child;
     snprintf(child->name, sizeof child->name, "%s", box.strings);
     struct started answer = {STARTED, pid};
     send_packet(control, &answer, sizeof answer, &pidfd, 1);
@@ -306,8 +351,10 @@ static int sweep(void) {
     int waiting = 0;
     for (pid_t pid; (pid = waitpid(-1, NULL, WNOHANG)) > 0;)
         for (struct child *c = children; c; c = c->next)
-            if (c->pid == pid)
+            if (c->pid == pid) {
                 c->pid = 0;
+                leave_network(c->net);
+            }
     for (struct child **link = &children; *link;) {
         struct child *c = *link;
         if (c->pid == 0 && forget(c)) {

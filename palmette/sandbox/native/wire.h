@@ -101,6 +101,7 @@ struct box {
     const char *lowers;
     int control, cgroup, rootless;
 };
+int raise_loopback(void);
 void enter_box(const struct box *box) __attribute__((noreturn));
 /* forkserver.c */
 int bind_index(const char *key);
