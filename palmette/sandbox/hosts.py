@@ -16,7 +16,7 @@ from palmette.sandbox.build import compiler
 
 
 def open_host(name: str) -> Host:
-    """Return the host called `name` ("namespace" or "fake"). Raises `UserError` for an unknown name."""
+    """Return the host called `name`, a key of `HOSTS`. Raises `UserError` for an unknown name."""
     if name not in HOSTS:
         known = ", ".join(sorted(HOSTS))
         raise UserError(f"unknown sandbox host '{name}'{suggest(name, HOSTS)} (known: {known})")
@@ -70,4 +70,10 @@ def _fake() -> Host:
     return FakeHost()
 
 
-HOSTS: dict[str, Callable[[], Host]] = {"namespace": _namespace, "fake": _fake}
+def _bubblewrap() -> Host:
+    from palmette.sandbox.bubblewrap import BubblewrapHost
+
+    return BubblewrapHost()
+
+
+HOSTS: dict[str, Callable[[], Host]] = {"namespace": _namespace, "bubblewrap": _bubblewrap, "fake": _fake}

@@ -1,0 +1,105 @@
+"""The fallback by bubblewrap: the conformance suite as far as its `lacks` says, and that nothing is left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from palmette.sandbox.api import SandboxError, Spec, StartFailed
+from palmette.sandbox.bubblewrap import BubblewrapHost
+from palmette.sandbox.conformance import CHECKS, Check, lacks
+from palmette.sandbox.hosts import open_host
+
+pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+
+
+@pytest.fixture
+async def host():
+    host = open_host("bubblewrap")
+    try:
+        await (await host.start(Spec())).close()
+    except SandboxError as error:
+        pytest.skip(f"bubblewrap does not work here: {error}")
+    yield host
+    await host.close()
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+async def test_conformance(host: BubblewrapHost, check: Check):
+    if check.need in lacks(host):
+        pytest.skip(f"bubblewrap lacks {check.need}")
+    if check.name == "the_first_process_is_out_of_reach":
+        pytest.skip("it is a shell that can be looked at: `weaknesses` says so")
+    await check.run(host)
+
+
+def _processes_with(mark: str) -> int:
+    count = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            count += mark.encode() in path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+    return count
+
+
+async def test_nothing_survives_close(host: BubblewrapHost):
+    before = len(os.listdir("/proc/self/fd"))
+    mark = f"30.{uuid.uuid4().int % 10**12:012d}"
+    sandbox = await host.start(Spec(gateway=("127.0.0.1", 9)))
+    await sandbox.exec(f"sleep {mark} & (setsid sleep {mark} &); setsid sh -c 'trap \"\" TERM; sleep {mark}' & true")
+    await sandbox.exec("true")
+    assert _processes_with(mark) >= 3
+    await sandbox.close()
+    assert _processes_with(mark) == 0
+    assert len(os.listdir("/proc/self/fd")) == before
+    await host.close()
+    for directory in host._detected().directories:
+        assert not list(directory.glob(f"palmette-{os.getpid()}-*"))
+
+
+_OWNER = """
+import asyncio, sys
+from palmette.sandbox.api import Spec
+from palmette.sandbox.bubblewrap import BubblewrapHost
+async def main():
+    host = BubblewrapHost()
+    box = await host.start(Spec())
+    await box.exec(f"(setsid sleep {sys.argv[1]} &); sleep {sys.argv[1]} & true")
+    print("ready", flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.usefixtures("host")
+def test_a_killed_owner_leaves_no_process():
+    mark = f"30.{uuid.uuid4().int % 10**12:012d}"
+    owner = subprocess.Popen([sys.executable, "-c", _OWNER, mark], stdout=subprocess.PIPE)
+    assert owner.stdout
+    assert owner.stdout.readline() == b"ready\n"
+    assert _processes_with(mark) >= 2
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    owner.stdout.close()
+    deadline = time.monotonic() + 30
+    while _processes_with(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert _processes_with(mark) == 0
+
+
+async def test_what_it_cannot_do_is_said(host: BubblewrapHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    with pytest.raises(StartFailed, match=r"Spec\.root.*'namespace'"):
+        await host.start(Spec(root="/somewhere"))
+    assert any("daemon outlives" in weakness for weakness in host.weaknesses())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StartFailed, match="apt-get install bubblewrap"):
+        await host.start(Spec())
