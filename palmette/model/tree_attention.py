@@ -141,21 +141,21 @@ def attend(
     layer = int(module.layer_idx)  # pyright: ignore[reportArgumentType]
     tree.windows[layer] = sliding_window
     window = sliding_window if tree.reaches(sliding_window) else None
+    size = value.shape[-1]
+    extra = size - query.shape[-1]
+    if extra < 0 and query.device.type == "cpu":
+        value = F.pad(value, (0, -extra))  # the kernel wants one head size, also of what parts below find in the relay
     if tree.relay is not None:
         key, value = tap(key, value, tree.relay, layer)
-    extra = value.shape[-1] - query.shape[-1]
     if why := _needs_mask(window, softcap, s_aux, extra):
         _LOG.debug("layer %d attends over a dense mask: %s", layer, why)
         mathematics = {"scale": scaling, "window": window, "softcap": softcap, "sinks": s_aux}
         out = dense.attend(query, key, value, tree, layer=layer, **mathematics)
     elif query.device.type == "cpu":
-        padded = F.pad(value, (0, -extra)) if extra else value  # the kernel wants one head size
-        out = blocks.attend(query, key, padded, tree.as_blocks(query.dtype), layer=layer, scale=scaling)[
-            ..., : value.shape[-1]
-        ]
+        out = blocks.attend(query, key, value, tree.as_blocks(query.dtype), layer=layer, scale=scaling)
     else:
         out = flex.attend(query, key, value, tree, layer=layer, scale=scaling)
-    return out.transpose(1, 2), None
+    return out[..., :size].transpose(1, 2), None
 
 
 def _needs_mask(window: int | None, softcap: float | None, sinks: Tensor | None, extra: int) -> str:
