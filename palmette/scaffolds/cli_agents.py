@@ -21,10 +21,12 @@ AGENT_HOME = "/tmp/agent"  # HOME of every agent: outside the work directory, so
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """One command-line agent. Templates may use {base_url}, {api_key}, {model}, {task}, {home} and {bin}.
+    """One command-line agent. Templates may use {base_url}, {root_url}, {api_key}, {model}, {task}, {home} and {bin}.
 
-    `packages` are exact pins, installed in this order into an environment of the agent's own. `status_at` is where the
-    JSON `status_file` tells how the run ended, `stops` what those words mean here; any other is `Stop.GAVE_UP`.
+    {base_url} ends in /v1, {root_url} is the same without. `packages` are exact pins, installed in this order into an
+    environment of the agent's own. `status_at` is where the JSON `status_file`, or the last line of standard output
+    if there is none, tells how the run ended; with neither it is the exit code. `stops` says what those words mean
+    here; any other is `Stop.GAVE_UP`.
     """
 
     name: str
@@ -35,9 +37,11 @@ class Agent:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)  # path below HOME -> text
-    status_file: str
-    status_at: tuple[str, ...]
+    status_file: str = ""
+    status_at: tuple[str, ...] = ()
     stops: Mapping[str, Stop]
+    memory_mb: int = 1024
+    pids: int = 128
 
 
 MINI_SWE_AGENT = Agent(
@@ -77,6 +81,34 @@ MINI_SWE_AGENT = Agent(
 )
 
 
+CLAUDE_CODE = Agent(
+    name="claude-code",
+    version="2.1.330",
+    registry="npm",
+    packages=("@anthropic-ai/claude-code@2.1.330",),  # a program of its own, no Node needed
+    dialect="anthropic",
+    argv=(
+        *("{bin}/claude", "--print", "{task}", "--output-format", "json", "--dangerously-skip-permissions"),
+        *("--strict-mcp-config", "--setting-sources", ""),
+    ),
+    env={
+        "ANTHROPIC_BASE_URL": "{root_url}",
+        "ANTHROPIC_AUTH_TOKEN": "{api_key}",
+        "ANTHROPIC_MODEL": "{model}",
+        "ANTHROPIC_DEFAULT_HAIKU_MODEL": "{model}",
+        "IS_SANDBOX": "1",  # it asks for no permissions, as root too
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",  # else a digest of the task stands before everything shared
+        "DISABLE_AUTOUPDATER": "1",
+    },
+    status_at=("subtype",),
+    stops={"success": Stop.SUBMITTED, "error_max_turns": Stop.TURN_LIMIT},
+    memory_mb=2048,
+    pids=256,
+)
+AGENTS: dict[str, Agent] = {agent.name: agent for agent in (MINI_SWE_AGENT, CLAUDE_CODE)}
+
+
 class CliAgent:
     """Runs one command-line agent per rollout, unchanged, inside the sandbox.
 
@@ -90,8 +122,8 @@ class CliAgent:
         self.agent = agent
         self.name = agent.name
         self.timeout_s = timeout_s
-        self.memory_mb = 1024
-        self.pids = 128
+        self.memory_mb = agent.memory_mb
+        self.pids = agent.pids
 
     @property
     def readonly(self) -> tuple[str, ...]:
@@ -103,6 +135,7 @@ class CliAgent:
         """Let the agent work until it exits. Raises `SandboxError`, also when the agent cannot be started."""
         words = {
             "base_url": endpoint.base_url,
+            "root_url": endpoint.base_url.removesuffix("/v1"),
             "api_key": endpoint.api_key,
             "model": endpoint.model,
             "task": instruction,
@@ -121,24 +154,33 @@ class CliAgent:
         )
         if result.status is Status.TIMEOUT:
             return Stop.TIMEOUT
-        return await self._ended(sandbox, _filled(self.agent.status_file, words), result)
+        return self._stop(await self._status(sandbox, _filled(self.agent.status_file, words), result))
 
     async def aclose(self) -> None:
         """Nothing to close: every run ends with its sandbox."""
 
-    async def _ended(self, sandbox: Sandbox, status_file: str, result: Result) -> Stop:
-        """Return how the agent says it ended; its exit code says nothing (an agent may exit 1 with the task done)."""
+    async def _status(self, sandbox: Sandbox, status_file: str, result: Result) -> str:
+        """Return the agent's word for how it ended, "" for none. Raises `SandboxError` when it did not start."""
+        if result.exit_code in (126, 127):
+            raise SandboxError(f"{self.name} did not start: {_last_line(result)}")
+        if not self.agent.status_at:
+            return str(result.exit_code)
         try:
-            status = orjson.loads(await sandbox.read(status_file))
+            text = await sandbox.read(status_file) if status_file else result.stdout.strip().rpartition(b"\n")[2]
+            status = orjson.loads(text)
             for key in self.agent.status_at:
                 status = status[key]
         except PathRefused as error:
             if result.status is Status.OOM:
-                return Stop.GAVE_UP
+                return ""
             raise SandboxError(f"{self.name} did not start: {_last_line(result)}") from error
         except (orjson.JSONDecodeError, LookupError, TypeError):
-            return Stop.GAVE_UP
-        return self.agent.stops.get(str(status), Stop.GAVE_UP)
+            return ""
+        return str(status)
+
+    def _stop(self, status: str) -> Stop:
+        """Return what a word of the agent means; an exit code alone says little (one may exit 1 with the task done)."""
+        return self.agent.stops.get(status, Stop.GAVE_UP)
 
 
 def _filled(template: str, words: Mapping[str, str]) -> str:

@@ -1,9 +1,9 @@
 """Command-line agents in environments of their own, under the user's cache directory.
 
-    $XDG_CACHE_HOME/palmette/agents/NAME-VERSION-TAG/    a virtual environment (PyPI)
+    $XDG_CACHE_HOME/palmette/agents/NAME-VERSION-TAG/    a virtual environment (PyPI) or a prefix (npm)
 
-TAG is a digest of the pins and the interpreter, so a changed pin is another environment. An environment counts as
-installed when its last file, `complete`, is there; anything less is made anew.
+TAG is a digest of the pins (and of the interpreter, for PyPI), so a changed pin is another environment. An environment
+counts as installed when its last file, `complete`, is there; anything less is made anew.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -56,20 +56,20 @@ def install(agent: Installable) -> Path:
     with _lock(home.with_name(home.name + ".lock")):
         if installed(agent) is None:
             shutil.rmtree(home, ignore_errors=True)
-            if agent.registry != "pypi":
-                raise UserError(f"agent {agent.name}: installing from {agent.registry} is not supported yet")
-            _make_venv(agent, home)
+            _MAKE[agent.registry](agent, home)
             (home / _COMPLETE).write_text("\n".join(agent.packages) + "\n", encoding="utf-8")
     return home
 
 
 def executable(agent: Installable) -> Path:
     """Return the directory of the agent's programs."""
-    return _home(agent) / "bin"
+    return _home(agent) / ("node_modules/.bin" if agent.registry == "npm" else "bin")
 
 
 def readonly_paths(agent: Installable) -> tuple[str, ...]:
     """Return the host directories a sandbox must show for the agent to run: its environment and its Python."""
+    if agent.registry == "npm":  # a Node that it needs is one of its packages
+        return (str(_home(agent)),)
     python = str(Path(sys.base_prefix).resolve())
     system = python == "/usr" or python.startswith("/usr/")
     return (str(_home(agent)),) if system else (str(_home(agent)), python)
@@ -77,7 +77,8 @@ def readonly_paths(agent: Installable) -> tuple[str, ...]:
 
 def _home(agent: Installable) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve()
-    pins = "\n".join([*agent.packages, sys.version, sys.base_prefix])
+    python = (sys.version, sys.base_prefix) if agent.registry == "pypi" else ()
+    pins = "\n".join([*agent.packages, *python])
     tag = hashlib.blake2b(pins.encode(), digest_size=4).hexdigest()
     return cache / "palmette" / "agents" / f"{agent.name}-{agent.version}-{tag}"
 
@@ -87,6 +88,15 @@ def _make_venv(agent: Installable, home: Path) -> None:
     _run(agent, [str(base), "-m", "venv", str(home)])
     pip = [str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
     _run(agent, [*pip, *agent.packages])
+
+
+def _make_prefix(agent: Installable, home: Path) -> None:
+    home.mkdir(parents=True)
+    npm = ["npm", "install", "--prefix", str(home), "--no-audit", "--no-fund", "--no-update-notifier"]
+    _run(agent, [*npm, "--loglevel=error", *agent.packages])
+
+
+_MAKE: dict[str, Callable[[Installable, Path], None]] = {"pypi": _make_venv, "npm": _make_prefix}
 
 
 def _run(agent: Installable, argv: Sequence[str]) -> None:
@@ -99,10 +109,12 @@ def _run(agent: Installable, argv: Sequence[str]) -> None:
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    """Say in one line why pip failed; offline it ends with "no matching distribution", which would mislead."""
+    """Say in one line why pip or npm failed; offline pip ends with "no matching distribution", which would mislead."""
     text = done.stdout + done.stderr
     if "connection broken by" in text:
         return f"{UNREACHABLE}; check the network, or pip's index setting"
+    if any(code in text for code in ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT")):
+        return f"{UNREACHABLE}; check the network, or npm's registry setting"
     lines = [line.strip() for line in text.splitlines() if "error" in line.lower()]
     return lines[-1] if lines else f"exit {done.returncode}"
 

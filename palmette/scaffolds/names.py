@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from palmette.errors import UserError, suggest
 from palmette.scaffolds.api import Scaffold
-from palmette.scaffolds.cli_agents import MINI_SWE_AGENT, CliAgent
+from palmette.scaffolds.cli_agents import AGENTS, CliAgent
 from palmette.scaffolds.loop import ToolLoop
 
 SCAFFOLDS: dict[str, Callable[[], Scaffold]] = {
     "loop": ToolLoop,
-    "mini-swe-agent": lambda: CliAgent(MINI_SWE_AGENT),
+    **{name: partial(CliAgent, agent) for name, agent in AGENTS.items()},
 }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from palmette.errors import UserError
-from palmette.scaffolds.cli_agents import MINI_SWE_AGENT, CliAgent
+from palmette.scaffolds.cli_agents import CLAUDE_CODE, MINI_SWE_AGENT, CliAgent
 from palmette.scaffolds.install import UNREACHABLE, executable, install, installed
 from palmette.scaffolds.loop import ToolLoop
 from palmette.scaffolds.names import SCAFFOLDS, open_scaffold
@@ -41,9 +42,20 @@ def test_other_pins_are_another_environment(monkeypatch: pytest.MonkeyPatch, tmp
     assert executable(replace(newer)) == executable(newer)
 
 
-def test_a_registry_without_an_installer_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
+def test_without_npms_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    foreign = replace(MINI_SWE_AGENT, registry="npm")
-    with pytest.raises(UserError, match="installing from npm is not supported yet"):
-        install(foreign)
-    assert installed(foreign) is None
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:1/")
+    monkeypatch.setenv("npm_config_fetch_retries", "0")
+    monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm"))
+    with pytest.raises(UserError, match=UNREACHABLE) as refused:
+        install(CLAUDE_CODE)
+    assert "\n" not in str(refused.value)
+    assert installed(CLAUDE_CODE) is None
+
+
+def test_without_npm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="claude-code could not be installed: npm: No such file"):
+        install(CLAUDE_CODE)

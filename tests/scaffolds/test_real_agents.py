@@ -1,0 +1,109 @@
+"""Command-line agents as they come from npm, each in a real sandbox whose only network is the gateway."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from palmette.engine.api import Sampling
+from palmette.engine.scripted import ScriptedEngine
+from palmette.errors import UserError
+from palmette.gateway.app import Gateway
+from palmette.sandbox.api import Limits, Spec
+from palmette.sandbox.namespace import NamespaceHost
+from palmette.scaffolds.api import Endpoint, Stop
+from palmette.scaffolds.cli_agents import AGENTS, CliAgent
+from palmette.scaffolds.install import UNREACHABLE, install
+
+TASK = 'Write the word "palmette" in capitals to answer.txt; mind {braces} and $HOME.'
+Turn = tuple[str, list[tuple[str, dict[str, Any]]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What a scripted model says to one agent, and what becomes of it."""
+
+    turns: list[Turn]
+    branches: int
+    side: str = ""  # words of a side request's prompt, which is answered by "A title"
+
+
+CASES: dict[str, Case] = {
+    "claude-code": Case(
+        turns=[
+            ("I look around.", [("Bash", {"command": "pwd; ls -a", "description": "look"})]),
+            ("", [("Write", {"file_path": "/app/answer.txt", "content": "palmette\n"}), ("Bash", {"command": "id"})]),
+            ("", [("Edit", {"file_path": "/app/answer.txt", "old_string": "palmette", "new_string": "PALMETTE"})]),
+            ("Done.", []),
+        ],
+        branches=1,  # although the Edit turn comes back with a default in front
+    ),
+}
+
+
+@pytest.fixture(params=list(CASES))
+def agent(request: pytest.FixtureRequest) -> CliAgent:
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    try:
+        install(AGENTS[request.param])
+    except UserError as error:
+        if UNREACHABLE in str(error):
+            pytest.skip(str(error))
+        raise
+    return CliAgent(AGENTS[request.param], timeout_s=200)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # installing downloads hundreds of MiB
+async def test_it_solves_a_task_and_every_token_is_recorded(
+    agent: CliAgent, open_gateway: Callable[..., Awaitable[Gateway]], say: Callable[..., list[int]], renderer: Any
+) -> None:
+    case = CASES[agent.name]
+    turns = [say(text, *calls) for text, calls in case.turns]
+    answered: list[list[int]] = []
+    left = list(turns)
+
+    def script(prompt: Any) -> list[int]:
+        side = bool(case.side) and case.side in renderer.decode(prompt)
+        answered.append(say("A title") if side else left.pop(0))
+        return answered[-1]
+
+    engine = ScriptedEngine(script)
+    gateway = await open_gateway(engine)
+    session = gateway.open_session(Sampling(max_tokens=2000))
+    host = NamespaceHost()
+    try:
+        sandbox = await host.start(
+            Spec(
+                owner=f"test/{agent.name}",
+                readonly=agent.readonly,
+                limits=Limits(memory_mb=agent.memory_mb, pids=agent.pids),
+                gateway=(gateway.host, gateway.port),
+            )
+        )
+        assert sandbox.gateway_url is not None
+        endpoint = Endpoint(base_url=sandbox.gateway_url + session.base_url, api_key=session.key)
+        stop = await agent.run(TASK, sandbox, endpoint)
+        assert stop is Stop.SUBMITTED
+        assert (await sandbox.read("answer.txt")).strip() == b"PALMETTE"
+        listed = await sandbox.exec(["ls", "-A"])
+        assert listed.stdout == b"answer.txt\n", "the agent's own files stay out of the work directory"
+    finally:
+        await host.close()
+
+    assert not left
+    assert (session.turns, session.failure) == (len(answered), None)
+    calls = {(*prompt, *said) for prompt, said in zip(engine.calls, answered, strict=True)}
+    branches = {tuple(branch.token_ids.tolist()): branch for branch in session.tree.branches()}
+    assert len(session.tree.branches()) == case.branches
+    assert set(branches) <= calls, "nothing but what the engine was given and said"
+    for prompt, said in zip(engine.calls, answered, strict=True):
+        whole, span = (*prompt, *said), (len(prompt), len(prompt) + len(said))
+        assert any(span in branch.turns for path, branch in branches.items() if path[: span[1]] == whole)
+    assert session.sampled_tokens == sum(map(len, answered))
+    assert TASK in renderer.decode(max(engine.calls, key=len))
