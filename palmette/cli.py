@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 tasks_app = typer.Typer(no_args_is_help=True, help="Build, check and look at directories of tasks.")
 app.add_typer(tasks_app, name="tasks")
-sandbox_app = typer.Typer(no_args_is_help=True, help="Open a shell in a sandbox; make and list images.")
+sandbox_app = typer.Typer(no_args_is_help=True, help="See, open and collect sandboxes; make images.")
 app.add_typer(sandbox_app, name="sandbox")
 images_app = typer.Typer(no_args_is_help=True, help="Root file systems for sandboxes, made without Docker.")
 sandbox_app.add_typer(images_app, name="images")
@@ -201,6 +201,35 @@ def sandbox_shell(
     from palmette.commands import sandbox as sandboxes
 
     raise typer.Exit(sandboxes.shell("" if image == "host" else image, host=sandbox, command=command or ()))
+
+
+@sandbox_app.command("ls")
+def sandbox_ls(json: Json = False) -> None:
+    """List the sandboxes on this machine: whose, how old, what they use."""
+    from palmette.commands import ledger
+
+    ledger.list_sandboxes(as_json=json)
+
+
+@sandbox_app.command("top")
+def sandbox_top(
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    by: Annotated[str, typer.Option(help="memory, cpu or age.")] = "memory",
+) -> None:
+    """Watch the sandboxes that use most."""
+    from palmette.commands import ledger
+
+    if by not in ("memory", "cpu", "age"):
+        raise UserError(f"--by {by}: sandboxes are ordered by memory, cpu or age")
+    ledger.watch(every_s=every, by=by)
+
+
+@sandbox_app.command("gc")
+def sandbox_gc(json: Json = False) -> None:
+    """End what killed programs left behind, and remove images over the budget."""
+    from palmette.commands import ledger
+
+    raise typer.Exit(ledger.collect(as_json=json))
 
 
 @images_app.command("list")

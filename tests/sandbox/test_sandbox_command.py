@@ -87,6 +87,63 @@ def test_a_shell_at_a_terminal(images: Images):
         os.close(terminal)
 
 
+_OWNER = """
+import asyncio, sys
+from palmette.sandbox.api import Spec
+from palmette.sandbox.hosts import open_host
+async def main():
+    host = open_host("fake" if sys.argv[1] == "fake" else "namespace")
+    box = await host.start(Spec(owner="demo/rl", ttl_s=600))
+    process = asyncio.ensure_future(box.exec("while :; do :; done & sleep 60"))
+    await asyncio.sleep(0.5)
+    print(box.id, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+def test_the_books_are_shown_and_orphans_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert main(["sandbox", "ls"]) == 0
+    assert "0 sandboxes" in capsys.readouterr().out
+    owners = [
+        subprocess.Popen([sys.executable, "-c", _OWNER, kind], stdout=subprocess.PIPE, text=True)
+        for kind in ("namespace", "fake")
+    ]
+    ids = [owner.stdout.readline().strip() for owner in owners if owner.stdout]
+    try:
+        rows = {row["id"]: row for row in _rows(capsys)}
+        assert set(rows) == set(ids)
+        for name, owner in zip(ids, owners, strict=True):
+            row = rows[name]
+            assert (row["owner"], row["host_pid"], row["state"]) == ("demo/rl", owner.pid, "live")
+            assert 590 < row["ttl_left_s"] <= 600
+        if rows[ids[0]]["memory_mb"] is not None:  # there are cgroups here
+            assert rows[ids[0]]["cpu_s"] > 0.1
+            assert rows[ids[0]]["processes"] >= 3
+        assert main(["sandbox", "top"]) == 0
+        assert "demo/rl" in capsys.readouterr().out
+        assert main(["sandbox", "gc"]) == 0
+        assert "0 dead hosts" in capsys.readouterr().out
+    finally:
+        for owner in owners:
+            owner.kill()
+            owner.wait()
+            if owner.stdout:
+                owner.stdout.close()
+    assert main(["sandbox", "gc", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stuck"] == []
+    assert _rows(capsys) == []
+    assert "ordered by memory" in fails(capsys, "top", "--by", "name")
+
+
+def _rows(capsys: pytest.CaptureFixture[str]) -> list[dict]:
+    assert main(["sandbox", "ls", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
 def _until(fd: int, text: bytes | None) -> bytes:
     """Read to `text`, or to the end."""
     seen, deadline = b"", time.monotonic() + 60
