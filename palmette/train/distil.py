@@ -67,7 +67,10 @@ def fill_distillation(
     owners: list[Rollout] = []
     for rollout, advantage, trainable in zip(rollouts, credit.advantage_R, credit.trainable_R, strict=True):
         if trainable:
-            made = [with_advantage(s, config.rl_weight * float(advantage)) for s in from_tree(rollout.tree)]
+            made = [
+                with_advantage(s, config.rl_weight * float(advantage))
+                for s in from_tree(rollout.tree, shared=config.shared)
+            ]
             samples += made
             owners += [rollout] * len(made)
     gaps: list[np.ndarray] = []

@@ -12,6 +12,7 @@ from palmette.train.losses import Clip, Terms, gate_weights, kl_to_reference, po
 from palmette.train.optim import OptimConfig
 from palmette.train.pairs import Pairs
 from palmette.train.samples import Totals
+from palmette.trajectory.convert import Shared
 
 
 class OnPolicyConfig(BaseModel):
@@ -39,6 +40,9 @@ class OnPolicyConfig(BaseModel):
     clip_high: float = Field(default=0.28, gt=0, description="ratios above 1 + clip_high are cut")
     mean: Literal["units", "sample"] = Field(
         default="units", description="average over all units of the step, or first over those of a sequence"
+    )
+    shared: Shared = Field(
+        default="once", description="a sampled token that branches of one rollout share counts: once | each (branch)"
     )
     old_logprob: Literal["recorded", "recompute"] = Field(
         default="recorded", description="denominator of the ratio: the engine's own record, or a training pass"

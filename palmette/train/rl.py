@@ -14,6 +14,7 @@ from palmette.train.credit import Baseline, group_credit
 from palmette.train.onpolicy import Filled
 from palmette.train.policy import OnPolicyConfig
 from palmette.train.samples import Sample, from_tree
+from palmette.trajectory.convert import Shared
 
 
 class RlConfig(OnPolicyConfig):
@@ -29,7 +30,9 @@ class RlConfig(OnPolicyConfig):
         return self
 
 
-def fill_outcomes(rollouts: Sequence[Rollout], baseline: Baseline, *, negative: float = 1.0) -> Filled:
+def fill_outcomes(
+    rollouts: Sequence[Rollout], baseline: Baseline, *, negative: float = 1.0, shared: Shared = "once"
+) -> Filled:
     """Give every token of a rollout the group-normalised advantage of its outcome.
 
     Rollouts without an advantage (a group of equal rewards, an infrastructure failure) are left out: they change no
@@ -40,7 +43,7 @@ def fill_outcomes(rollouts: Sequence[Rollout], baseline: Baseline, *, negative: 
     owners: list[Rollout] = []
     for rollout, advantage, trainable in zip(rollouts, credit.advantage_R, credit.trainable_R, strict=True):
         if trainable and advantage:
-            made = [with_advantage(sample, float(advantage)) for sample in from_tree(rollout.tree)]
+            made = [with_advantage(sample, float(advantage)) for sample in from_tree(rollout.tree, shared=shared)]
             samples += made
             owners += [rollout] * len(made)
     return Filled(samples=samples, rollouts=owners, metrics={"silent_groups": credit.silent_share})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from palmette.trajectory.convert import to_branches
+from palmette.trajectory.convert import Shared, to_branches
 
 if TYPE_CHECKING:
     from palmette.trajectory.tree import Tree
@@ -93,15 +93,15 @@ def from_demonstration(token_ids: Sequence[int], sampled: Sequence[bool]) -> Sam
     return Sample(token_ids_T=np.asarray(token_ids, np.int32), sampled_T=sampled_T, turns=_runs(sampled_T))
 
 
-def from_tree(tree: Tree) -> list[Sample]:
+def from_tree(tree: Tree, *, shared: Shared = "once") -> list[Sample]:
     """Make samples of a rollout's tree, one of each branch that owns a sampled token.
 
-    A sampled token that several branches share is trained on in the first of them alone (`to_branches`, "once"), so
-    that a rollout weighs the same however many branches it has. The arrays `advantage`, `teacher_logprob` and
+    A sampled token that several branches share is trained on in the first of them alone ("once"), so that a rollout
+    weighs the same however many branches it has, or in "each" of them (see `to_branches`). The arrays `advantage`, `teacher_logprob` and
     `route` are taken over where they were written.
     """
     found: list[Sample] = []
-    for owned in to_branches(tree):
+    for owned in to_branches(tree, shared=shared):
         branch, own_T = owned.branch, owned.own
         arrays = {"advantage_T": "advantage", "teacher_logprob_T": "teacher_logprob"}
         written = {key: branch.array(name) * own_T for key, name in arrays.items() if name in tree.names}

@@ -18,6 +18,7 @@ from palmette.train.policy import PolicyObjective
 from palmette.train.rl import RlConfig, fill_outcomes
 from palmette.train.samples import from_tree, to_tree
 from palmette.train.score import recompute_old, score_samples
+from palmette.train.sft import Likelihood
 from palmette.train.step import gradients
 from palmette.trajectory.tree import Tree
 
@@ -168,3 +169,17 @@ def test_a_domain_without_teacher_is_an_error(tiny_model: Make) -> None:
     rollouts = [_rollout(0, 1.0, np.random.default_rng(0), domain="swe")]
     with pytest.raises(ValueError, match="no teacher for domain 'swe'"):
         fill_distillation(rollouts, {"terminal": tiny_model("llama")}, DistilConfig())
+
+
+def test_each_branch_may_count_a_shared_turn(tiny_model: Make) -> None:
+    tree = _tree(np.random.default_rng(0))
+    assert [s.num_sampled for s in from_tree(tree)] == [9, 5]
+    each = from_tree(tree, shared="each")
+    assert [s.num_sampled for s in each] == [9, 9]
+    model = tiny_model("qwen3")
+    found = []
+    for as_tree in (True, False):
+        model.zero_grad()
+        gradients(model, each, Likelihood(), token_budget=7, tree=as_tree)
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert torch.allclose(found[0], found[1], rtol=1e-5, atol=1e-9)
