@@ -97,8 +97,8 @@ def from_tree(tree: Tree, *, shared: Shared = "once") -> list[Sample]:
     """Make samples of a rollout's tree, one of each branch that owns a sampled token.
 
     A sampled token that several branches share is trained on in the first of them alone ("once"), so that a rollout
-    weighs the same however many branches it has, or in "each" of them (see `to_branches`). The arrays `advantage`, `teacher_logprob` and
-    `route` are taken over where they were written.
+    weighs the same however many branches it has, or in "each" of them (see `to_branches`). The arrays `advantage`,
+    `teacher_logprob` and `route` are taken over where they were written.
     """
     found: list[Sample] = []
     for owned in to_branches(tree, shared=shared):

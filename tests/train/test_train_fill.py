@@ -182,4 +182,4 @@ def test_each_branch_may_count_a_shared_turn(tiny_model: Make) -> None:
         model.zero_grad()
         gradients(model, each, Likelihood(), token_budget=7, tree=as_tree)
         found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
-    assert torch.allclose(found[0], found[1], rtol=1e-5, atol=1e-9)
+    assert float((found[0] - found[1]).norm() / found[1].norm()) < 1e-6  # RMS norms count in fp32
