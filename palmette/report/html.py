@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 import palmette
-from palmette.report.load import RunRecord, Stage, load_run
+from palmette.report.load import RunRecord, Stage, load_run, told_of_trees
 from palmette.report.pick import pick
 from palmette.report.plots import charts_of, curve_figure, score_figure, to_svg
 from palmette.report.tables import as_html, headline
@@ -140,22 +140,25 @@ def _stages(run: RunRecord) -> str:
         return _empty("No stage has begun.")
     longest = max((stage.seconds or 0.0 for stage in run.stages), default=0.0) or 1.0
     total = sum(stage.seconds or 0.0 for stage in run.stages)
-    rows = "".join(_stage_row(stage, longest, total) for stage in run.stages)
+    rows = "".join(_stage_row(stage, told_of_trees(run, stage.name), longest, total) for stage in run.stages)
     return (
         '<div class="card"><table class="stages"><thead><tr><th scope="col">stage</th><th scope="col" class="num">steps'
-        '</th><th scope="col" class="num">time</th><th scope="col" class="num">share</th><th></th></tr></thead>'
+        '</th><th scope="col" class="num">time</th><th scope="col" class="num">share</th>'
+        '<th scope="col" class="num" title="tokens that a tree computes once, and the measured speed-up">trees</th>'
+        "<th></th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
 
 
-def _stage_row(stage: Stage, longest_s: float, total_s: float) -> str:
+def _stage_row(stage: Stage, trees: str, longest_s: float, total_s: float) -> str:
     seconds = stage.seconds or 0.0
     share = f"{100 * seconds / total_s:.0f} %" if total_s and stage.seconds is not None else "–"
     return (
         f'<tr><th scope="row">{escape(stage.name)}{"" if stage.finished else " <small>(unfinished)</small>"}</th>'
         f'<td class="num">{stage.steps or "–"}</td>'
         f'<td class="num">{duration(stage.seconds) if stage.seconds is not None else "–"}</td>'
-        f'<td class="num">{share}</td><td><span class="span{"" if stage.finished else " open"}" '
+        f'<td class="num">{share}</td><td class="num">{trees or "–"}</td>'
+        f'<td><span class="span{"" if stage.finished else " open"}" '
         f'style="width:{100 * seconds / longest_s:.1f}%"></span></td></tr>'
     )
 

@@ -87,6 +87,15 @@ class RunRecord:
         ]
 
 
+def told_of_trees(run: RunRecord, stage: str) -> str:
+    """Return how much of a stage's tokens trees shared and how much faster that made it; empty without trees."""
+    found = {each.name: each.values_T for each in run.series(stage)}
+    if "por" not in found:
+        return ""
+    shared = f"{100 * sum(found['por']) / len(found['por']):.0f} % shared"
+    return f"{shared}, {found['tree_speedup'][0]:.1f}x" if "tree_speedup" in found else shared
+
+
 def load_run(path: Path) -> RunRecord:
     """Read a run directory; works while the run is under way. Raises `UserError` when there is no run at `path`."""
     run = RunDir.open(Path(path).resolve())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from palmette.errors import UserError
-from palmette.report.load import load_run
+from palmette.report.load import load_run, told_of_trees
 from palmette.run import RunDir
 
 
@@ -52,3 +52,14 @@ def test_a_finished_run_gives_its_scores(run_path: Path):
 def test_what_is_no_run_is_named(tmp_path: Path):
     with pytest.raises(UserError, match="nowhere"):
         load_run(tmp_path / "nowhere")
+
+
+def test_a_stage_tells_what_trees_saved(tmp_path: Path):
+    run = RunDir.create(tmp_path / "r", "", seed=0)
+    run.metrics("rl/swe", 1, por=0.75, tree_speedup=3.21, tree_error=1e-6)
+    run.metrics("rl/swe", 2, por=0.65)
+    run.metrics("sft/swe", 1, por=0.5)
+    run.metrics("sft/off", 1, loss=1.0)
+    record = load_run(run.path)
+    told = {stage: told_of_trees(record, stage) for stage in ("rl/swe", "sft/swe", "sft/off")}
+    assert told == {"rl/swe": "70 % shared, 3.2x", "sft/swe": "50 % shared", "sft/off": ""}
