@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from palmette.sandbox.api import Host
-from palmette.sandbox.conformance import commands, files, life, network, state, streams, walls
+from palmette.sandbox.conformance import abuse, commands, files, life, network, state, streams, walls
 
 NEEDS = (
     *("", "paths", "processes", "walls", "network", "filter", "root", "memory", "pids", "disk"),
@@ -42,6 +42,7 @@ def _checks() -> tuple[Check, ...]:
         for need, functions in area.CHECKS.items():
             assert need in NEEDS, need
             found += [Check(f.__name__.removeprefix("check_"), need, f) for f in functions]
+    found += [Check(f"abuse_{attempt.name}", attempt.need, attempt.check) for attempt in abuse.ATTEMPTS]
     return tuple(found)
 
 
