@@ -21,11 +21,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from palmette.sandbox import cgroup, enter_box
+from palmette.sandbox import enter_box
 from palmette.sandbox.api import Bounds, Result, SandboxLost, Spec, StartFailed, Status
 from palmette.sandbox.capture import Output
 from palmette.sandbox.descriptors import memory_file, readable
 from palmette.sandbox.files import Files
+from palmette.sandbox.group import Group, Groups
 from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
 from palmette.sandbox.relay import Relay
 from palmette.sandbox.server import START_TIMEOUT_S, _claim_uids, _system
@@ -46,8 +47,7 @@ class BubblewrapHost:
     def __init__(self) -> None:
         self._sandboxes: dict[str, BubblewrapSandbox] = {}
         self._serial = 0
-        self._cgroups: cgroup.Cgroups | None = None
-        self._cgroup = ""
+        self._groups = Groups()
         self._claim: socket.socket | None = None
         self._uids: deque[int] = deque()
 
@@ -55,11 +55,11 @@ class BubblewrapHost:
     def lacks(self) -> frozenset[str]:
         """Needs of the conformance suite that cannot be met."""
         always = {"processes", "filter", "root", "disk", "fork", "pause", "streams", "bounds"}
-        return frozenset(always if self._detected().version else always | {"memory", "pids"})
+        return frozenset(always if self._groups.found.version else always | {"memory", "pids"})
 
     def weaknesses(self) -> tuple[str, ...]:
         """Say which walls and limits do not hold. May block some 20 ms the first time."""
-        groups = self._detected()
+        groups = self._groups.found
         found = [
             "no filter of system calls: nested user namespaces and rare kernel interfaces are within reach",
             "what sandboxes write is bounded by memory, not by disk_mb and inodes",
@@ -80,7 +80,7 @@ class BubblewrapHost:
         if os.geteuid() == 0 and self._claim is None:
             self._claim, self._uids = _claim_uids()
         uid = self._uids[self._serial % len(self._uids)] if self._uids else -1
-        group = self._limited(str(self._serial), spec)
+        group = self._groups.make(str(self._serial), spec.limits)
         sandbox = BubblewrapSandbox(f"bubblewrap-{os.getpid()}/{self._serial}", spec, uid, self._sandboxes, group)
         self._sandboxes[sandbox.id] = sandbox
         try:
@@ -93,61 +93,10 @@ class BubblewrapHost:
     async def close(self) -> None:
         """Close every sandbox. Idempotent."""
         await asyncio.gather(*(sandbox.close() for sandbox in list(self._sandboxes.values())))
-        if self._cgroup and self._cgroups:
-            cgroup.remove(self._cgroups, self._cgroup)
-            self._cgroup = ""
+        self._groups.close()
         if self._claim:
             self._claim.close()
             self._claim = None
-
-    def _detected(self) -> cgroup.Cgroups:
-        if self._cgroups is None:
-            self._cgroups = cgroup.detect()
-        return self._cgroups
-
-    def _limited(self, name: str, spec: Spec) -> Group | None:
-        """Make the cgroup of a sandbox, with its limits, where there can be one."""
-        groups = self._detected()
-        if not groups.version:
-            return None
-        if not self._cgroup:
-            cgroup.remove_stale(groups)
-            self._cgroup = cgroup.own_name()
-            for directory in groups.directories:
-                (directory / self._cgroup).mkdir()
-                if groups.version == 2:
-                    (directory / self._cgroup / "cgroup.subtree_control").write_text("+memory +pids")
-        memory, pids = spec.limits.memory_mb << 20, spec.limits.pids + 2  # the holder and its sleep
-        files = {"memory.limit_in_bytes": memory, "memory.memsw.limit_in_bytes": memory, "pids.max": pids}
-        if groups.version == 2:
-            files = {"memory.max": memory, "memory.swap.max": 0, "pids.max": pids}
-        for directory in groups.directories:
-            (directory / self._cgroup / name).mkdir()
-            for file, value in files.items():
-                if os.access(path := directory / self._cgroup / name / file, os.W_OK):
-                    path.write_text(str(value))
-        return Group(groups, f"{self._cgroup}/{name}")
-
-
-class Group:
-    """The cgroup of one sandbox."""
-
-    def __init__(self, groups: cgroup.Cgroups, name: str) -> None:
-        self._groups = groups
-        self._name = name
-        self.joins = ":".join(str(directory / name / "cgroup.procs") for directory in groups.directories)
-
-    def out_of_memory(self) -> int:
-        """Return how many processes its memory limit has killed."""
-        return self._groups.out_of_memory(self._name)
-
-    async def remove(self) -> None:
-        """Remove it, once the kernel has forgotten its last process."""
-        for _ in range(100):
-            cgroup.remove(self._groups, self._name)
-            if not any((directory / self._name).exists() for directory in self._groups.directories):
-                return
-            await asyncio.sleep(0.01)
 
 
 class BubblewrapSandbox:

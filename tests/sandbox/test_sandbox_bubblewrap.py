@@ -62,7 +62,7 @@ async def test_nothing_survives_close(host: BubblewrapHost):
     assert _processes_with(mark) == 0
     assert len(os.listdir("/proc/self/fd")) == before
     await host.close()
-    for directory in host._detected().directories:
+    for directory in host._groups.found.directories:
         assert not list(directory.glob(f"palmette-{os.getpid()}-*"))
 
 
