@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
@@ -35,12 +36,14 @@ async def train_marl(recipe: MarlRecipe, run: RunDir) -> None:
                 await _train(recipe, run, seed)
     if not run.stage_done("result"):
         run.finish_stage("result", result(recipe, run))
+    Console().print(_said(recipe, run.stage_summary("result")), highlight=False, soft_wrap=True)
 
 
 def result(recipe: MarlRecipe, run: RunDir) -> dict[str, Any]:
     """Return what the trainings came to: each seed's score and rate, their medians, and the clock's bar if any."""
     seeds = {seed: run.stage_summary(_stage(seed)) for seed in range(recipe.seed, recipe.seed + recipe.seeds)}
     found: dict[str, Any] = {"game": recipe.game, "method": recipe.method, "seeds": list(seeds)}
+    found["score_name"] = next(iter(seeds.values()))["score_name"]
     for name in ("score", "comm_rate", "cpu_s"):
         found[name] = [summary[name] for summary in seeds.values()]
         found[f"median_{name}"] = statistics.median(found[name])
@@ -70,7 +73,7 @@ async def _train(recipe: MarlRecipe, run: RunDir, seed: int) -> None:
                     wrote_s, begun = time.monotonic(), training.env_steps
                     numbers = {training.spec.score_name: measured.score, **asdict(measured), **row}
                     run.metrics(stage, training.env_steps, **numbers, cpu_s=training.seconds, env_steps_s=rate)
-                    words |= {training.spec.score_name: measured.score, "links": measured.comm_rate}
+                    words |= {training.spec.score_name: measured.score, "links": measured.comm_rate, "steps/s": rate}
                 bar.update(training.env_steps - before, **words)
         except asyncio.CancelledError:
             _save(training, saved)
@@ -84,6 +87,7 @@ def _finish(training: Training, run: RunDir, stage: str, saved: Path) -> None:
     run.finish_stage(
         stage,
         {
+            "score_name": training.spec.score_name,
             "steps": training.env_steps,
             "updates": training.learner.updates,
             "score": statistics.fmean(row["score"] for row in rows),
@@ -131,6 +135,15 @@ def _threads(count: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
         torch.set_flush_denormal(False)
+
+
+def _said(recipe: MarlRecipe, summary: dict[str, Any]) -> str:
+    """Return the line that a run ends with."""
+    score, name = summary["median_score"], summary["score_name"]
+    shown = f"{name} {score:.1%}" if name == "success" else f"{name} {score:.2f}"
+    bar = f", the best clock {summary['clock_bar']:.1%}" if "clock_bar" in summary else ""
+    seeds = f"median of {len(summary['seeds'])} seeds" if len(summary["seeds"]) > 1 else "one seed"
+    return f"{recipe.game}, {recipe.method}: {shown}{bar}, links {summary['median_comm_rate']:.1%} ({seeds})"
 
 
 def _stage(seed: int) -> str:

@@ -1,0 +1,172 @@
+"""Learning: every method on every game, at equal updates and equal environment steps.
+
+    python benchmarks/marl.py [--games scout-3x2 ...] [--methods none ...] [--seeds 5] [--steps N] [--json PATH]
+
+Rows are ``{game, method, seed, score, comm_rate, messages, env_steps, updates, minutes}``: the score (share won, or
+mean return) is the mean of the last three greedy tests, minutes are of processor time in one thread. ``random`` runs at
+the rate that t2mac_plus ended with under the same seed. With --json, rows are written as they come and those that are
+there are not run again, so it may be stopped and started. Every method is our re-implementation, untuned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from palmette.marl.comm.names import METHODS
+from palmette.marl.envs.hallway import clock_bar
+from palmette.marl.recipe import MarlRecipe
+from palmette.marl.training import Training
+from palmette.run import write_atomic
+
+Row = dict[str, Any]
+
+_SLOW = {"epsilon_steps": 400_000}  # Hallway learns with slow exploration only
+GAMES: dict[str, dict[str, Any]] = {
+    "scout-3x2": {"game": "scout", "steps": 450_000, "learn": {"update_every": 150}},
+    "scout-5x3": {
+        "game": "scout",
+        "steps": 600_000,
+        "learn": {"update_every": 150},
+        "scout": {"scouts": 5, "hunters": 3},
+    },
+    "scout-small": {
+        "game": "scout",
+        "steps": 60_000,
+        "learn": {"update_every": 60, "epsilon_steps": 12_000, "lr": 0.002, "target_every": 50},
+        "scout": {"size": 5, "limit": 8, "hunters": 1, "sight": 0},
+    },
+    "hallway-4-6-10": {"game": "hallway", "steps": 500_000, "learn": _SLOW},
+    "hallway-tight": {"game": "hallway", "steps": 1_000_000, "learn": _SLOW, "hallway": {"slack": 0}},
+    "hallway-groups": {
+        "game": "hallway",
+        "steps": 1_000_000,
+        "learn": _SLOW,
+        "hallway": {"map": "masia_groups"},
+    },
+    "navigation-near": {"game": "navigation", "steps": 500_000, "navigation": {"view_radius": 0.6}},
+    "predators-near": {"game": "predators", "steps": 500_000, "predators": {"view_radius": 0.8}},
+}
+
+
+def main() -> None:
+    """Train what is asked for and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--games", nargs="+", choices=GAMES, default=list(GAMES))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="environment steps, instead of each game's")
+    parser.add_argument("--json", type=Path, help="read and write rows here")
+    parser.add_argument("--quick", action="store_true", help="2,000 steps of the small Scout: does it run at all")
+    options = parser.parse_args()
+    if options.quick:
+        options.games, options.seeds, options.steps = ["scout-small"], 1, 2000
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    rows: list[Row] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+    for game, seed, method in _plan(options.games, options.seeds, options.methods):
+        if any((row["game"], row["seed"], row["method"]) == (game, seed, method) for row in rows):
+            continue
+        row = train(game, method, seed, rows, steps=options.steps)
+        if row is None:
+            continue
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+        if options.json:
+            write_atomic(options.json, json.dumps(rows, indent=1) + "\n")
+    show([row for row in rows if row["game"] in options.games])
+
+
+def train(game: str, method: str, seed: int, rows: Iterable[Row], *, steps: int | None = None) -> Row | None:
+    """Return the row of one training; None where the method does not apply (the oracle of a game without one)."""
+    settings: dict[str, Any] = {**GAMES[game], "method": method, "seed": seed, "kind": "marl"}
+    if steps:
+        settings["steps"] = steps
+    if method == "random":
+        rates = [r["comm_rate"] for r in rows if (r["game"], r["seed"], r["method"]) == (game, seed, "t2mac_plus")]
+        if rates:
+            settings["random"] = {"rate": rates[0]}
+    recipe = MarlRecipe.model_validate(settings)
+    if method == "oracle" and recipe.game != "scout":
+        return None
+    training = Training(recipe, seed)
+    every = max(recipe.steps // recipe.test.times, 1)
+    tests = []
+    while not training.finished:
+        before = training.env_steps
+        training.advance()
+        if before // every != training.env_steps // every or training.finished:
+            tests.append(training.measure())
+    last = tests[-3:]
+    return {
+        "game": game,
+        "method": method,
+        "seed": seed,
+        "score": round(statistics.fmean(each.score for each in last), 4),
+        "comm_rate": round(statistics.fmean(each.comm_rate for each in last), 4),
+        "messages": round(statistics.fmean(each.messages for each in last), 3),
+        "env_steps": training.env_steps,
+        "updates": training.learner.updates,
+        "minutes": round(training.seconds / 60, 2),
+        "curve": [round(each.score, 3) for each in tests],
+    }
+
+
+def show(rows: list[Row]) -> None:
+    """Print, by game, each method's median, interquartile mean with a 95 % bootstrap interval, rate and cost."""
+    for game in dict.fromkeys(row["game"] for row in rows):
+        of_game = [row for row in rows if row["game"] == game]
+        silent = [row["score"] for row in of_game if row["method"] == "none"]
+        recipe = MarlRecipe.model_validate({**GAMES[game], "kind": "marl"})
+        bar = clock_bar(recipe.hallway) if recipe.game == "hallway" else None
+        print(f"\n{game}" + (f" (the best clock without a word: {float(bar):.3f})" if bar is not None else ""))
+        print(f"{'method':12}{'median':>9}{'IQM':>9}{'95 %':>19}{'links':>8}{'gain/message':>14}{'min':>7}  seeds")
+        for method in dict.fromkeys(row["method"] for row in of_game):
+            mine = [row for row in of_game if row["method"] == method]
+            scores = [row["score"] for row in mine]
+            low, high = bootstrap(scores)
+            messages = statistics.fmean(row["messages"] for row in mine)
+            gain = "-"
+            if silent and messages > 0:
+                gain = f"{(statistics.fmean(scores) - statistics.fmean(silent)) / messages:.4f}"
+            rate, minutes = (statistics.fmean(row[name] for row in mine) for name in ("comm_rate", "minutes"))
+            dots = " ".join(f"{score:.2f}" for score in scores)
+            print(
+                f"{method:12}{statistics.median(scores):9.3f}{interquartile_mean(scores):9.3f}"
+                f"{f'{low:.3f} to {high:.3f}':>19}{rate:8.3f}{gain:>14}{minutes:7.2f}  {dots}"
+            )
+
+
+def interquartile_mean(values: list[float]) -> float:
+    """Return the mean of the middle half, the fractions at its borders counted as fractions."""
+    ordered = np.sort(np.asarray(values, float))
+    edges = np.linspace(0, 1, len(ordered) + 1)
+    share = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0, None)
+    return float((ordered * share).sum() / share.sum())
+
+
+def bootstrap(values: list[float], draws: int = 2000) -> tuple[float, float]:
+    """Return the 95 % interval of the interquartile mean over resampled seeds."""
+    random = np.random.default_rng(0)
+    means = [interquartile_mean(list(random.choice(values, len(values)))) for _ in range(draws)]
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
+def _plan(games: list[str], seeds: int, methods: list[str]) -> Iterable[tuple[str, int, str]]:
+    """Yield (game, seed, method), t2mac_plus before random, whose rate it sets."""
+    ordered = [method for method in methods if method != "random"] + [m for m in methods if m == "random"]
+    for game in games:
+        for seed in range(seeds):
+            for method in ordered:
+                yield game, seed, method
+
+
+if __name__ == "__main__":
+    main()
