@@ -68,7 +68,7 @@ async def measure_host(name: str, samples: int) -> list[Row]:
         await (await host.start(Spec())).close()  # compiles, launches: paid once
         rows = await _starts(host, name, samples)
         rows += await _commands(host, name, samples)
-        rows += await _forks(host, name, max(10, samples // 6))
+        rows += await _forks(host, name, max(40, samples // 3))
         return rows
     finally:
         await host.close()

@@ -66,13 +66,19 @@ class Cgroups:
             return _until(lambda: "frozen 1" in (path / "cgroup.events").read_text())
         memory, frozen = self.directories[0] / name, self.directories[2] / name
         frozen.mkdir(exist_ok=True)
-        while moving := set(_pids(memory)) - set(_pids(frozen)):  # what is forked meanwhile stays where its parent is
-            for pid in moving:
-                with suppress(OSError):  # it ended
-                    (frozen / "cgroup.procs").write_text(pid)
         state = frozen / "freezer.state"
-        state.write_text("FROZEN")
-        return _until(lambda: state.read_text() == "FROZEN\n")
+
+        def stopped() -> bool:  # what is forked meanwhile stays where its parent is
+            ended = set()
+            for pid in set(_pids(memory)) - set(_pids(frozen)):
+                try:
+                    (frozen / "cgroup.procs").write_text(pid)
+                except OSError:
+                    ended.add(pid)
+            state.write_text("FROZEN")
+            return state.read_text() == "FROZEN\n" and set(_pids(memory)) <= {*_pids(frozen), *ended}
+
+        return _until(stopped)
 
     def thaw(self, name: str) -> None:
         """Let the processes of the cgroup `name` go on; nothing happens where none was stopped."""
@@ -125,7 +131,7 @@ def _pids(directory: Path) -> list[str]:
     return (directory / "cgroup.procs").read_text().split()
 
 
-def _until(done: Callable[[], bool], timeout_s: float = 2.0) -> bool:
+def _until(done: Callable[[], bool], timeout_s: float = 10.0) -> bool:
     deadline = time.monotonic() + timeout_s
     while not done():
         if time.monotonic() > deadline:

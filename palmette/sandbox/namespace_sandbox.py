@@ -154,21 +154,27 @@ class NamespaceSandbox:
 
     async def snapshot(self) -> NamespaceSnapshot:
         """Keep the files as they are. Raises `Busy`, `SandboxLost`."""
-        async with self._still:
-            self._check()
-            if self._paused:
-                raise Busy(f"sandbox {self._id} is paused: resume it first")
-            if self._changed:
-                await self._freeze()
-            return NamespaceSnapshot(self._spec, self._stack.lowers, self._uid, self._host, self._server)
+        async with self._frozen() as (snapshot, turned):
+            try:
+                await turned
+            except BaseException:
+                await snapshot.close()
+                raise
+            return snapshot
 
     async def fork(self, n: int = 1) -> list[NamespaceSandbox]:
         """Start `n` copies. Raises `Busy`, `SandboxLost`, `StartFailed`."""
-        snapshot = await self.snapshot()
-        try:
-            return await snapshot.fork(n)
-        finally:
-            await snapshot.close()
+        async with self._frozen() as (snapshot, turned):
+            copies: list[NamespaceSandbox] = []
+            try:
+                copies = await snapshot.fork(n)  # they need nothing of the original's new layer
+                await turned
+                return copies
+            except BaseException:
+                await asyncio.gather(turned, *(copy.close() for copy in copies), return_exceptions=True)
+                raise
+            finally:
+                await snapshot.close()
 
     async def pause(self) -> None:
         """Stop every process where it is. Idempotent. Raises `SandboxLost`, and `SandboxError` without a freezer."""
@@ -292,23 +298,48 @@ class NamespaceSandbox:
             return replace(result, status=Status.OOM)
         return result
 
-    async def _freeze(self) -> None:
-        """Make what is written so far a lower layer, and lay a new one on it."""
-        agent = self._alive()
-        busy = self._working or await agent.quiet()
-        if busy:
-            raise Busy(f"sandbox {self._id} is busy with {busy} command(s) or transfer(s): wait for their end")
+    @asynccontextmanager
+    async def _frozen(self) -> AsyncIterator[tuple[NamespaceSnapshot, asyncio.Future[None]]]:
+        """Hold the sandbox still: its files as they are, and when it has a new layer of its own over them."""
+        async with self._still:
+            agent = self._alive()
+            if self._paused:
+                raise Busy(f"sandbox {self._id} is paused: resume it first")
+            busy = (self._working or await agent.quiet()) if self._changed else 0
+            if busy:
+                raise Busy(f"sandbox {self._id} is busy with {busy} command(s) or transfer(s): wait for their end")
+            stack, request = self._turn() if self._changed else (self._stack, b"")
+            snapshot = NamespaceSnapshot(self._spec, stack.lowers, self._uid, self._host, self._server)
+            turned = asyncio.ensure_future(self._rotate(agent, stack, request))
+            try:
+                if stack.lowers not in (self._stack.lowers, self._stack.frozen()):  # what copies need is being made
+                    await asyncio.wait([turned])
+                yield snapshot, turned
+            finally:
+                await _settled(turned)
+
+    def _turn(self) -> tuple[Stack, bytes]:
+        """Return the stack with a new top over what is written so far, and the request for it."""
         server, lowers = self._server, self._stack.frozen()
-        flat = len(lowers) >= _DEPTH and not self._spec.root
         if len(lowers) >= _DEPTH_OF_IMAGES:
             raise SandboxError(f"sandbox {self._id} is {len(lowers)} forks deep, as deep as over an image it can be")
+        flat = len(lowers) >= _DEPTH and not self._spec.root
         kept = server.layers.fresh() if flat or not lowers else 0
-        stack = Stack(top=server.layers.fresh(), lowers=(str(kept),) if kept else lowers)
+        if kept:
+            lowers = (str(kept),)
+        stack = Stack(top=server.layers.fresh(), lowers=lowers)
+        given = () if kept else lowers
+        return stack, server.rotation(self._spec, layer=stack.top, kept=kept, flat=flat, lowers=given)
+
+    async def _rotate(self, agent: Agent, stack: Stack, request: bytes) -> None:
+        """Make what is written so far a lower layer, with a new one on it; without a `request` there is nothing new."""
+        if not request:
+            return
+        server = self._server
         server.layers.hold(stack.names)
-        request = server.rotation(self._spec, layer=stack.top, kept=kept, flat=flat, lowers=() if kept else lowers)
         target = self._mounts if self._mounts >= 0 else agent.box.pidfd
         try:
-            root = await asyncio.shield(server.rotate(request, target))
+            root = await server.rotate(request, target)
         except BaseException as error:
             server.layers.release(stack.names)
             self._end(f"its files could not be frozen ({error or type(error).__name__})")
@@ -381,6 +412,20 @@ def _argv(command: str | Sequence[str]) -> tuple[str, ...]:
     if not argv:
         raise ValueError("an empty command")
     return argv
+
+
+async def _settled(task: asyncio.Future[None]) -> None:
+    """Wait for the end of what must not be left half done, however often somebody cancels."""
+    cancelled = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if not task.cancelled():
+        task.exception()  # told to whoever asked already
+    if cancelled:
+        raise cancelled
 
 
 class NamespaceSnapshot:

@@ -19,6 +19,7 @@ import pytest
 from palmette.sandbox import build, cgroup, namespace, seccomp
 from palmette.sandbox.api import Limits, SandboxLost, Spec, StartFailed, Status
 from palmette.sandbox.conformance import lacks
+from palmette.sandbox.conformance.box import PYTHON, READONLY
 from palmette.sandbox.hosts import open_host
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -81,6 +82,7 @@ import asyncio, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born with it ignored
 from palmette.sandbox.api import Spec
 from palmette.sandbox.conformance import lacks
+from palmette.sandbox.conformance.box import PYTHON, READONLY
 from palmette.sandbox.hosts import open_host
 async def main():
     host = open_host("namespace")
@@ -151,6 +153,36 @@ async def test_many_lives_leak_nothing(host):
             break
         await asyncio.sleep(0.02)
     assert left == []
+
+
+_TALK = """
+import socket
+listener = socket.create_server(("127.0.0.1", 3000), reuse_port=False)
+client = socket.create_connection(("127.0.0.1", 3000))
+server = listener.accept()[0]
+client.close(), server.close()  # the client's end waits for a minute
+abstract = socket.socket(socket.AF_UNIX)
+abstract.bind("\\0mine")
+print(len(open("/proc/net/tcp").readlines()) - 1)
+"""
+
+
+async def test_a_used_network_namespace_is_clean(host):
+    spec = Spec(gateway=("127.0.0.1", 9), readonly=READONLY)
+    program = [PYTHON, "-I", "-c", _TALK]
+    for _ in range(6):
+        one = await host.start(spec)
+        assert (await one.exec(program)).stdout.strip().isdigit()
+        second = await one.exec(program)  # what it left waits in its own namespace
+        assert b"Address already in use" in second.stderr or second.exit_code == 0
+        await one.close()
+        two = await host.start(spec)
+        seen = await two.exec("tail -n +2 /proc/net/tcp | wc -l; grep -c mine /proc/net/unix")
+        assert seen.stdout == b"1\n0\n", seen  # the gateway's listener only
+        await two.close()
+    plain = [await host.start(Spec()) for _ in range(3)]
+    await asyncio.gather(*(each.close() for each in plain))
+    assert len(os.listdir(f"/proc/{host._server.process.pid}/fd")) < 40
 
 
 async def test_forks_leak_nothing(host):

@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #define BINDS_MAX 64
+#define DROPS_MAX 64
 #define NETS_MAX 64 /* idle network namespaces, some 250 KiB of kernel memory each */
 #define KILLS_PER_S 500 /* a throttle: a mass of exits at once is what kernels take worst */
 
@@ -45,6 +46,8 @@ static struct {
     int at;
     unsigned used; /* by which request last */
 } binds[BINDS_MAX];
+static char drops[DROPS_MAX][24]; /* layers to let go of when there is time */
+static int drop_count;
 static int bind_count, bind_serial, nets[NETS_MAX], net_count;
 static unsigned requests;
 static int server, host_mounts, own_mounts, host_root, host_proc, rootless, cgroup;
@@ -338,6 +341,16 @@ static void start_rotation(const char *packet, size_t length, int answer, int ta
     }
 }
 
+/* Taking mounts down waits for the whole kernel: that is for a child to do. */
+static void flush_drops(void) {
+    if (drop_count && fork() == 0) {
+        for (int i = 0; i < drop_count; i++)
+            drop_layer(drops[i]);
+        _exit(0);
+    }
+    drop_count = 0;
+}
+
 /* Remove a dead sandbox's cgroups; false while the kernel still counts a task in them. */
 static int forget(const struct child *c) {
     int gone = 1;
@@ -406,8 +419,11 @@ static void serve(int owner) {
     send_packet(server, &ready, sizeof ready, NULL, 0);
     for (int waiting = 0;;) {
         struct pollfd polls[3] = {{server, POLLIN, 0}, {signals, POLLIN, 0}, {owner, POLLIN, 0}};
-        if (poll(polls, 3, waiting ? 5 : -1) < 0 && errno != EINTR)
+        int found = poll(polls, 3, waiting ? 5 : drop_count ? 20 : -1);
+        if (found < 0 && errno != EINTR)
             end();
+        if (found == 0)
+            flush_drops();
         if (polls[2].revents)
             end();
         if (polls[1].revents) {
@@ -429,7 +445,9 @@ static void serve(int owner) {
             else if (type == ROTATE && fds[1] >= 0 && (size_t)length > sizeof(struct rotate))
                 start_rotation(packet, length, fds[0], fds[1]);
             else if (type == DROP && packet[length - 1] == 0)
-                drop_layer(packet + sizeof(struct drop));
+                snprintf(drops[drop_count++], sizeof *drops, "%.23s", packet + sizeof(struct drop));
+            if (drop_count == DROPS_MAX)
+                flush_drops();
             for (int i = 0; i < 2; i++)
                 if (fds[i] >= 0)
                     close(fds[i]);
