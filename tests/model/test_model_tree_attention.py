@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -71,17 +70,10 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-class Exact(TorchFunctionMode):
-    """Keep fp64 where models pass through fp32: norms, softmaxes, rotary positions."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
-            if func is Tensor.float or (func is Tensor.to and torch.float32 in args):
-                return args[0]
-            if kwargs.get("dtype") == torch.float32:
-                kwargs["dtype"] = torch.float64
-        return func(*args, **kwargs)
+@pytest.fixture(autouse=True)
+def _exact(exact: Any) -> Iterator[None]:
+    with exact():
+        yield
 
 
 class Weighted:
@@ -127,25 +119,20 @@ def model_of(family: str, dtype: torch.dtype, seed: int = 0) -> PreTrainedModel:
     return model.to(torch.bfloat16).to(dtype).eval()
 
 
-def exact(dtype: torch.dtype) -> Any:
-    return Exact() if dtype == torch.float64 else nullcontext()
-
-
 @cache
 def apart(family: str, dtype: torch.dtype, seed: int = 0) -> tuple[float, dict[str, Tensor]]:
     """Return loss and gradients of every branch on its own, by the model as transformers made it."""
     model = model_of(family, dtype, seed)
     model.zero_grad(set_to_none=True)
     total = 0.0
-    with exact(dtype):
-        for sample in forest():
-            ids = torch.from_numpy(sample.token_ids_T)
-            logp_TV = model(input_ids=ids[None]).logits[0]
-            logp_TV = logp_TV.to(torch.promote_types(dtype, torch.float32)).log_softmax(-1)
-            logp_t = logp_TV[:-1].gather(1, ids[1:, None])[:, 0]
-            loss = -(logp_t * torch.from_numpy(sample.advantage_T[1:]).to(logp_t.dtype)).sum()
-            loss.backward()
-            total += float(loss.detach())
+    for sample in forest():
+        ids = torch.from_numpy(sample.token_ids_T)
+        logp_TV = model(input_ids=ids[None]).logits[0]
+        logp_TV = logp_TV.to(torch.promote_types(dtype, torch.float32)).log_softmax(-1)
+        logp_t = logp_TV[:-1].gather(1, ids[1:, None])[:, 0]
+        loss = -(logp_t * torch.from_numpy(sample.advantage_T[1:]).to(logp_t.dtype)).sum()
+        loss.backward()
+        total += float(loss.detach())
     return total, taken(model)
 
 
@@ -157,19 +144,19 @@ def taken(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def as_tree(
-    family: str, dtype: torch.dtype, seed: int = 0, *, checkpointing: bool = False, **way: Any
+    family: str, dtype: torch.dtype, exact: Any, seed: int = 0, *, checkpointing: bool = False, **way: Any
 ) -> tuple[float, dict[str, Tensor]]:
     model = model_of(family, dtype, seed)
     model.zero_grad(set_to_none=True)
-    with checkpointed(model, dtype) if checkpointing else nullcontext(), exact(dtype):
+    with checkpointed(model, exact) if checkpointing else nullcontext():
         sums = gradients(model, forest(), Weighted(), tree=True, **way)
     return sums["loss"], taken(model)
 
 
 @contextmanager
-def checkpointed(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
+def checkpointed(model: PreTrainedModel, exact: Any) -> Iterator[None]:
     """Checkpoint activations; layers do so only in training mode, which without dropout is eval mode otherwise."""
-    again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), exact(dtype))}
+    again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), exact())}
     model.activation_checkpointing_enable(again)
     layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
     assert len(layers) >= 2
@@ -201,8 +188,8 @@ def check(got: tuple[float, Any], expected: tuple[float, Any], tolerance: float)
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fp64_is_exact(family: str, way: str) -> None:
-    check(as_tree(family, torch.float64, **WAYS[way]), apart(family, torch.float64), 1e-9)
+def test_fp64_is_exact(family: str, way: str, exact: Any) -> None:
+    check(as_tree(family, torch.float64, exact, **WAYS[way]), apart(family, torch.float64), 1e-9)
 
 
 def mostly_slow(families: list[str]) -> list[Any]:
@@ -210,10 +197,10 @@ def mostly_slow(families: list[str]) -> list[Any]:
 
 
 @pytest.mark.parametrize("family", mostly_slow(list(FAMILIES)))
-def test_fp32_differs_by_rounding(family: str) -> None:
+def test_fp32_differs_by_rounding(family: str, exact: Any) -> None:
     expected = apart(family, torch.float64)
     for way in WAYS.values():
-        got = as_tree(family, torch.float32, **way)
+        got = as_tree(family, torch.float32, exact, **way)
         check(got, apart(family, torch.float32), 1e-5)
         assert error(got[1], expected[1]) < 1e-5
 
@@ -223,14 +210,14 @@ SMOOTH = [name for name in FAMILIES if name not in MOE] + [f"{name} with all exp
 
 
 @pytest.mark.parametrize("family", mostly_slow(SMOOTH))
-def test_bf16_is_no_worse_than_flat_bf16(family: str) -> None:
+def test_bf16_is_no_worse_than_flat_bf16(family: str, exact: Any) -> None:
     """On average over models: the errors of one differ by a tenth this way or that."""
     flat, tree = [], {name: [] for name in ("whole", "cut", "cut small")}
     for seed in range(4):
         expected = apart(family, torch.float64, seed)[1]
         flat.append(error(apart(family, torch.bfloat16, seed)[1], expected))
         for name, found in tree.items():
-            found.append(error(as_tree(family, torch.bfloat16, seed, **WAYS[name])[1], expected))
+            found.append(error(as_tree(family, torch.bfloat16, exact, seed, **WAYS[name])[1], expected))
     for name, found in tree.items():
         assert np.log(found).mean() - np.log(flat).mean() < 0.1, name
 
@@ -269,9 +256,11 @@ def test_what_a_family_is_here_for_matters(family: str, without: dict[str, Any])
         ("gpt_oss", ["a sliding window and attention sinks", "attention sinks"]),
     ],
 )
-def test_a_dense_mask_only_where_it_must_be(family: str, reasons: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_dense_mask_only_where_it_must_be(
+    family: str, reasons: list[str], exact: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level("DEBUG", "palmette.tree"):
-        as_tree(family, torch.float32, token_budget=10**6)
+        as_tree(family, torch.float32, exact, token_budget=10**6)
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == reasons
 
 

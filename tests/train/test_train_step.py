@@ -80,10 +80,92 @@ def test_gradient_does_not_depend_on_batching(
     whole = gradients(model, samples, objective, token_budget=10_000, tree=False, entropy=True)
     expected = gradient_of(model)
     assert expected.abs().max() > 1e-4
-    for budget, order in ((1, range(7)), (90, range(7)), (90, [3, 1, 6, 0, 2, 5, 4])):
+    for budget, order in ((8 if tree else 1, range(7)), (90, range(7)), (90, [3, 1, 6, 0, 2, 5, 4])):
         got = gradients(model, [samples[i] for i in order], objective, token_budget=budget, tree=tree, entropy=True)
         torch.testing.assert_close(gradient_of(model), expected, rtol=1e-9, atol=1e-12)
         assert {name: got[name] for name in whole} == pytest.approx(whole, rel=1e-9, abs=1e-12)
+
+
+def _forest(random_sample: Make, model: Any) -> list[Sample]:
+    """Return branches of one tree that share sampled tokens and disagree on their advantages, and a prefix of one."""
+    rng = np.random.default_rng(4)
+    trunk = random_sample(rng, 24)
+    samples = [trunk]
+    for keep in (24, 24, 17, 17, 9):
+        tail = random_sample(rng, 16)
+        turns = [(start, min(end, keep)) for start, end in trunk.turns if start < keep]
+        turns += [(start + keep, end + keep) for start, end in tail.turns]
+        ids_T = np.concatenate([trunk.token_ids_T[:keep], tail.token_ids_T])
+        sampled_T = np.concatenate([trunk.sampled_T[:keep], tail.sampled_T])
+        samples.append(Sample(token_ids_T=ids_T, sampled_T=sampled_T, turns=tuple(turns)))
+
+    def noisy(known_T: np.ndarray, sample: Sample, size: float) -> np.ndarray:
+        return ((known_T + size * rng.normal(size=len(known_T))) * sample.sampled_T).astype(np.float32)
+
+    filled = []
+    scores = score_samples(model, samples, 10_000, tree=False)
+    for number, (sample, score_T) in enumerate(zip(samples, scores, strict=True)):
+        drift = 0.3 * (-1) ** number  # so that whole sequences are clipped too
+        own = rng.normal() * np.ones(len(score_T)) if rng.random() < 0.5 else rng.normal(size=len(score_T))
+        filled.append(
+            replace(
+                sample,
+                advantage_T=noisy(own, sample, 0),
+                old_logprob_T=noisy(score_T + drift, sample, 0.3),
+                logprob_T=noisy(score_T, sample, 0.8),
+                reference_logprob_T=noisy(score_T, sample, 0.5),
+            )
+        )
+    return filled
+
+
+_FORMS = [
+    {"ratio": ratio, "exponent": exponent, "mean": mean}
+    for ratio in ("token", "turn", "sequence")
+    for exponent in ("product", "geometric_mean")
+    for mean in ("units", "sample")
+]
+_MORE: list[dict[str, Any]] = [
+    {"reference_kl": 0.3},
+    {"gate": "tis", "old_logprob": "recompute"},
+    {"gate": "icepop", "old_logprob": "recompute", "ratio": "turn", "reference_kl": 0.1},
+]
+
+
+@pytest.mark.parametrize("form", [*_FORMS, *_MORE], ids=lambda form: " ".join(map(str, form.values())))
+def test_policy_gradients_of_a_tree_are_those_of_its_branches(
+    form: dict[str, Any], tiny_model: Make, random_sample: Make, gradient_of: Make, exact: Any
+) -> None:
+    model = tiny_model("llama")
+    samples = _forest(random_sample, model)
+    objective = PolicyObjective(OnPolicyConfig(**form))
+    with exact():
+        flat = gradients(model, samples, objective, token_budget=10_000, tree=False, entropy=True)
+    expected = gradient_of(model)
+    assert 0.05 < flat["clipped"] < 0.95
+    assert expected.abs().max() > 1e-3
+    for budget, recompute in ((10_000, False), (30, False), (9, False), (30, True)):
+        with exact():
+            got = gradients(model, samples, objective, token_budget=budget, recompute=recompute, entropy=True)
+        torch.testing.assert_close(gradient_of(model), expected, rtol=1e-9, atol=1e-12)
+        assert {name: got[name] for name in flat} == pytest.approx(flat, rel=1e-9, abs=1e-12)
+        assert got["tree_tokens"] == 24 + 5 * 16
+        assert got["por"] == pytest.approx(1 - 104 / (24 + 2 * 40 + 2 * 33 + 25))
+
+
+def test_the_likelihood_of_a_tree_is_that_of_its_branches(
+    tiny_model: Make, random_sample: Make, gradient_of: Make, exact: Any
+) -> None:
+    model = tiny_model("qwen3_moe")
+    samples = _forest(random_sample, model)
+    with exact():
+        flat = gradients(model, samples, Likelihood(), token_budget=10_000, tree=False)
+    expected = gradient_of(model)
+    for budget in (10_000, 30):
+        with exact():
+            got = gradients(model, samples, Likelihood(), token_budget=budget)
+        torch.testing.assert_close(gradient_of(model), expected, rtol=1e-9, atol=1e-12)
+        assert {name: got[name] for name in flat} == pytest.approx(flat, rel=1e-9)
 
 
 def test_given_tokens_train_nothing(tiny_model: Make, gradient_of: Make) -> None:

@@ -1,0 +1,29 @@
+"""What tests of more than one area need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def exact() -> Any:
+    """A context in which models in fp64 stay there, where they would pass through fp32: norms, softmaxes, positions.
+
+    Other dtypes are left alone. Backward passes run outside of it.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Exact(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = dict(kwargs or {})
+            if args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float64:
+                if func is torch.Tensor.float or (func is torch.Tensor.to and torch.float32 in args):
+                    return args[0]
+                if kwargs.get("dtype") == torch.float32:
+                    kwargs["dtype"] = torch.float64
+            return func(*args, **kwargs)
+
+    return Exact
