@@ -10,7 +10,7 @@ one branch after the other, packed rows with block-diagonal attention, padded ba
 
 Peers that are not installed are printed as such:
 
-    pip install --no-deps prefix_grouper==0.0.1.post1 trl==1.16.0
+    pip install -e ".[bench]"; pip install --no-deps trl==1.16.0
     git clone https://github.com/Whisper-6/DynamicTreeAttn && git -C DynamicTreeAttn checkout 62d52d3   # --dta
 
 PrefixGrouper shares what all branches of a tree begin with ("root prefix only" on trees of more than one level). Of
