@@ -106,7 +106,81 @@ CLAUDE_CODE = Agent(
     memory_mb=2048,
     pids=256,
 )
-AGENTS: dict[str, Agent] = {agent.name: agent for agent in (MINI_SWE_AGENT, CLAUDE_CODE)}
+_NODE = "node@24.21.0"  # what the others run on, whatever the machine has
+CODEX = Agent(
+    name="codex",
+    version="0.169.0",
+    registry="npm",
+    packages=(_NODE, "@openai/codex@0.169.0"),
+    dialect="openai_responses",
+    argv=(
+        "{bin}/node",
+        "{bin}/codex",
+        "exec",
+        "--dangerously-bypass-approvals-and-sandbox",
+        "--skip-git-repo-check",
+        "{task}",
+    ),
+    env={"PALMETTE_KEY": "{api_key}"},
+    files={
+        ".codex/config.toml": """\
+model = "{model}"
+model_provider = "palmette"
+check_for_update_on_startup = false
+
+[model_providers.palmette]
+name = "palmette"
+base_url = "{base_url}"
+env_key = "PALMETTE_KEY"
+wire_api = "responses"
+
+[analytics]
+enabled = false
+"""
+    },
+    stops={"0": Stop.SUBMITTED},
+    memory_mb=2048,
+    pids=256,
+)
+OPENCODE = Agent(
+    name="opencode",
+    version="1.18.33",
+    registry="npm",
+    packages=("opencode-ai@1.18.33",),  # a program of its own, no Node needed
+    dialect="openai_chat",
+    argv=("{bin}/opencode", "run", "--model", "palmette/{model}", "{task}"),
+    env={"PALMETTE_KEY": "{api_key}", "OPENCODE_DISABLE_AUTOUPDATE": "1"},
+    files={
+        ".config/opencode/opencode.json": """\
+{"model": "palmette/{model}", "small_model": "palmette/{model}", "autoupdate": false, "share": "disabled",
+ "provider": {"palmette": {"npm": "@ai-sdk/openai-compatible", "name": "palmette",
+  "options": {"baseURL": "{base_url}", "apiKey": "{api_key}"},
+  "models": {"{model}": {"name": "{model}", "tool_call": true, "limit": {"context": 200000, "output": 8192}}}}}}
+"""
+    },
+    stops={"0": Stop.SUBMITTED},
+    memory_mb=3072,
+    pids=256,
+)
+GEMINI_CLI = Agent(
+    name="gemini-cli",
+    version="0.61.0",
+    registry="npm",
+    packages=(_NODE, "@google/gemini-cli@0.61.0"),
+    dialect="gemini",
+    argv=("{bin}/node", "{bin}/gemini", "--yolo", "--skip-trust", "-m", "gemini-2.5-pro", "-p", "{task}"),
+    env={"GEMINI_API_KEY": "{api_key}", "GOOGLE_GEMINI_BASE_URL": "{root_url}"},
+    files={
+        ".gemini/settings.json": """\
+{"security": {"auth": {"selectedType": "gemini-api-key"}}, "privacy": {"usageStatisticsEnabled": false},
+ "general": {"enableAutoUpdate": false}}
+"""
+    },
+    stops={"0": Stop.SUBMITTED},
+    memory_mb=3072,
+    pids=256,
+)
+AGENTS: dict[str, Agent] = {agent.name: agent for agent in (MINI_SWE_AGENT, CLAUDE_CODE, CODEX, OPENCODE, GEMINI_CLI)}
 
 
 class CliAgent:
