@@ -170,7 +170,7 @@ def test_recompute_needs_the_memory_of_one_part(tiny_model: Make) -> None:
 @pytest.mark.parametrize("way", ["backward", "recompute", "look"])
 def test_relays_live_as_long_as_parts_below_need_them(way: str, tiny_model: Make) -> None:
     model = tiny_model("llama", dtype=torch.float32)
-    plan = pack.tree(chatter(8, 60), 60)
+    plan = pack.tree([*chatter(8, 60), *chatter(8, 60, seed=1)], 60)
     parents = [asked.parent for asked in plan.passes]
     alive: list[int] = []
 
