@@ -49,6 +49,7 @@ class NamespaceSandbox:
         self._changed = True  # since the last snapshot
         self._still = asyncio.Lock()  # held while the files are frozen
         self._paused = False
+        self._leaving: asyncio.Future[None] | None = None  # the root before the last fork
         server.layers.hold(stack.names)
         self._began = time.monotonic()
         self._lost: str | None = None
@@ -239,6 +240,8 @@ class NamespaceSandbox:
 
     async def _close(self) -> None:
         self._end("it was closed")
+        if self._leaving:
+            await self._leaving
         pidfd = self._agent.box.pidfd if self._agent else -1
         if pidfd < 0:
             return
@@ -350,8 +353,8 @@ class NamespaceSandbox:
             raise self._gone()
         server.layers.release(self._stack.names)
         self._stack = stack
-        self._reachable().close()
-        self._files = self._files_below(root)
+        old, self._files = self._reachable(), self._files_below(root)
+        self._leaving = asyncio.get_running_loop().run_in_executor(None, old.close)  # takes an overlay apart: slow
         self._changed = False
 
     def _files_below(self, root: int) -> Files:
