@@ -10,6 +10,7 @@ import asyncio
 import time
 
 from palmette.sandbox import cgroup
+from palmette.sandbox.admission import Admission
 from palmette.sandbox.api import Spec, StartFailed
 from palmette.sandbox.layers import Stack
 from palmette.sandbox.layout import check_spec
@@ -19,6 +20,7 @@ from palmette.sandbox.reap import reap
 from palmette.sandbox.server import Machine, Server, survey
 
 _STARTING = 16  # at once; more only queue up in the kernel and time out together
+_DESCRIPTORS = 5  # of a sandbox here: control socket, pidfd, root, listener, mounts
 _KILLS_PER_S = 500.0
 
 
@@ -27,7 +29,8 @@ class NamespaceHost:
 
     name = "namespace"
 
-    def __init__(self) -> None:
+    def __init__(self, admission: Admission | None = None) -> None:
+        self._admission = admission or Admission()
         self._machine: Machine | None = None
         self._server: Server | None = None
         self._launching = asyncio.Lock()
@@ -51,7 +54,7 @@ class NamespaceHost:
             raise StartFailed("the sandbox host is closed")
         async with self._starting:
             server = await self._launched()
-            return await self._start(server, spec, lowers, server.hold_uid(uid))
+            return await self._start(server, spec, lowers, uid)
 
     def forget(self, name: str) -> None:
         """Take a sandbox that is gone off the books."""
@@ -106,10 +109,13 @@ class NamespaceHost:
     async def _start(
         self, server: Server, spec: Spec, lowers: tuple[str, ...] = (), uid: int | None = None
     ) -> NamespaceSandbox:
+        await self._admission.wait(_DESCRIPTORS, lambda: server.full if uid is None else None)
+        if self._closed:
+            raise StartFailed("the sandbox host is closed")
         self._serial += 1
         name = f"{server.name}/{self._serial}"
         stack = Stack(top=server.layers.fresh() if lowers or spec.root else 0, lowers=lowers)
-        uid = server.take_uid() if uid is None else uid
+        uid = server.take_uid() if uid is None else server.hold_uid(uid)
         sandbox = self._sandboxes[name] = NamespaceSandbox(name, spec, self, server, stack, uid)
         try:
             await sandbox.start()

@@ -114,12 +114,17 @@ class Server:
         head = _ROTATION.pack(_ROTATE, layer, kept, flat, limits.disk_mb, limits.inodes, *counts)
         return head + _strings(*lowers, *image, *points)
 
+    @property
+    def full(self) -> str | None:
+        """Why no other sandbox has room here, or None."""
+        return None if self.rootless or self._uids else f"{_UIDS} sandboxes are live in this host, which is its limit"
+
     def take_uid(self) -> int:
         """Return a uid no living sandbox has (rootless: the only one there is), held once."""
         if self.rootless:
             return _ROOTLESS_UID
-        if not self._uids:
-            raise StartFailed(f"{_UIDS} sandboxes are live in this host, which is its limit")
+        if full := self.full:
+            raise StartFailed(full)
         uid = self._uids.popleft()
         self._holders[uid] = 1
         return uid
