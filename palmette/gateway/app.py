@@ -123,6 +123,12 @@ class Gateway:
         self._sessions[session.key] = session
         return session
 
+    def fork_session(self, key: str, sampling: Sampling) -> Session:
+        """Return a new session that goes on from where an open one is (`Session.forked`). Raises `KeyError`."""
+        session = self._sessions[key].forked(sampling)
+        self._sessions[session.key] = session
+        return session
+
     def close_session(self, key: str) -> Session:
         """Stop what the session has under way and return it with its final tree. Raises `KeyError`."""
         session = self._sessions.pop(key)

@@ -61,6 +61,12 @@ class Known:
         self._answers.setdefault(walk.end, []).append(turn)
         return _link(walk.end, _said(turn.answer, {}))
 
+    def copy(self) -> Known:
+        """Return the same knowledge, to grow apart from here."""
+        known = Known()
+        known._answers = {digest: list(turns) for digest, turns in self._answers.items()}
+        return known
+
     def _answer(self, digest: Digest, message: Message) -> Turn | None:
         """Return the turn whose answer `message` is: the latest that says the same, else one with defaults inserted."""
         turns = self._answers.get(digest, [])

@@ -140,6 +140,20 @@ class Session:
         for task in self._under_way:
             task.cancel()
 
+    def forked(self, sampling: Sampling) -> Session:
+        """Return a session with its own key that goes on from here: it has a copy of the tree, of what was said and of
+        what is known, so the same messages extend the same sampled ids. What is under way stays with the original."""
+        fork = Session(
+            sampling, max_completion_tokens=self._cap, honour_sampling=self._honour, tokenising=self._tokenising
+        )
+        nodes = ((at, self.tree.node(at)) for at in self.tree.nodes())
+        fork.tree = Tree.restore((at, replace(node, arrays=dict(node.arrays))) for at, node in nodes)
+        fork.turns, fork.failure = self.turns, self.failure
+        fork.conversation = [dict(said) for said in self.conversation]
+        fork._known, fork._said = self._known.copy(), set(self._said)
+        fork._asked, fork._issued = self._asked, self._issued
+        return fork
+
     def _finished(self, task: asyncio.Task[Turn], call: Call, name: str | None) -> None:
         self._under_way.discard(task)
         failed = task.cancelled() or task.exception() is not None
