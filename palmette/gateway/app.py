@@ -33,7 +33,7 @@ from palmette.gateway.call import Call
 from palmette.gateway.dialect import Dialect
 from palmette.gateway.dialect import Request as Asked
 from palmette.gateway.incoming import key_of, name_of, read_body, while_connected
-from palmette.gateway.listen import Server, bind
+from palmette.gateway.listen import Connection, Server, bind
 from palmette.gateway.refusal import Refusal
 from palmette.gateway.session import Failure, Session
 from palmette.gateway.stream import EventStream, events
@@ -92,7 +92,7 @@ class Gateway:
         config = uvicorn.Config(
             self._app(),
             loop="none",
-            http="httptools",
+            http=Connection,
             ws="none",
             lifespan="off",
             access_log=False,

@@ -46,7 +46,8 @@ def name_of(request: Request, body: bytes) -> tuple[str, bool]:
     own = request.headers.get("idempotency-key") or request.headers.get("x-request-id")
     if own:
         return f"{own}/{content}", True
-    return content, request.headers.get("x-stainless-retry-count", "0") != "0"
+    retries = request.headers.get("x-stainless-retry-count", "")
+    return content, len(retries) < 9 and retries.isdecimal() and int(retries) > 0
 
 
 async def while_connected(request: Request, awaited: Awaitable[_T]) -> _T:

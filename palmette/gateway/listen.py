@@ -9,8 +9,41 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from palmette.errors import UserError
+
+MAX_HEAD_BYTES = 65_536  # of a request's line and headers together; real agents send less than 2 KiB
+_TOO_LARGE = (
+    b'{"error":{"message":"The headers are too large.","type":"invalid_request_error","param":null,"code":null}}'
+)
+
+
+class Connection(HttpToolsProtocol):
+    """A connection on which the head of a request is bounded; uvicorn itself would take any size."""
+
+    _head: int | None = None  # bytes of the head so far, None when no head is being read
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come; answer 431 and hang up when a head does not end in time."""
+        super().data_received(data)
+        if self._head is not None:
+            self._head += len(data)
+            if self._head > MAX_HEAD_BYTES and not self.transport.is_closing():
+                head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
+                length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(_TOO_LARGE)
+                self.transport.write(head + length + _TOO_LARGE)
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        super().on_message_begin()
+        self._head = 0
+
+    def on_headers_complete(self) -> None:
+        """A head has ended."""
+        self._head = None
+        super().on_headers_complete()
 
 
 class Server(uvicorn.Server):

@@ -21,6 +21,7 @@ from palmette.errors import UserError
 from palmette.gateway import openai_chat
 from palmette.gateway.app import Gateway
 from palmette.gateway.identity import Known
+from palmette.gateway.listen import MAX_HEAD_BYTES
 from palmette.gateway.refusal import Refusal
 
 USER = {"role": "user", "content": "x"}
@@ -216,6 +217,21 @@ async def test_large_bodies_are_refused_declared_or_not(
         async with http.post(url(gateway, session.base_url), data=data) as response:
             assert response.status == 413
             assert (await response.json())["error"]["code"] == "request_too_large"
+
+
+@pytest.mark.parametrize("pieces", [1, 40], ids=["one header", "many headers"])
+async def test_heads_are_bounded(open_gateway: Callable[..., Any], pieces: int) -> None:
+    gateway = await open_gateway(ScriptedEngine([]))
+    statuses = []
+    for size in (MAX_HEAD_BYTES // 2, MAX_HEAD_BYTES * 20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n")
+        for index in range(pieces):
+            writer.write(b"h%d: %s\r\n" % (index, b"x" * (size // pieces)))
+        writer.write(b"\r\n")
+        statuses.append((await asyncio.wait_for(reader.readline(), 10)).split()[1])
+        writer.close()
+    assert statuses == [b"200", b"431"]
 
 
 async def test_too_many_at_once_are_told_to_come_back(
