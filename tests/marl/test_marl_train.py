@@ -177,7 +177,7 @@ async def test_a_recipe_becomes_a_finished_run(tmp_path):
 
 
 async def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path):
-    recipe = small(steps=1200, test={"times": 6, "episodes": 8})
+    recipe = small(steps=1200, test={"times": 6, "episodes": 8}, learn={**SMALL["learn"], "update_every": 60})
     ends = {}
     for name, stop in (("straight", False), ("stopped", True)):
         run = RunDir.create(tmp_path / name, recipe)
