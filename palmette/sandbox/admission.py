@@ -6,7 +6,8 @@ import asyncio
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from palmette.sandbox.api import StartFailed
@@ -28,10 +29,12 @@ class Admission:
         self._reserve_mb = min(2048.0, _memory_mb("MemTotal") / 20) if reserve_mb is None else reserve_mb
         self._looked = float("-inf")
         self._short: str | None = None
-        self._room = 0  # descriptors that starts since the last look may take
+        self._free = 0  # descriptors at the last look
+        self._promised = 0  # to starts that are under way, which may have taken some of theirs
 
-    async def wait(self, descriptors: int, full: Callable[[], str | None] = lambda: None) -> None:
-        """Return once there is room for a sandbox that takes `descriptors`, and `full()` names no limit.
+    @asynccontextmanager
+    async def room(self, descriptors: int, full: Callable[[], str | None] = lambda: None) -> AsyncIterator[None]:
+        """Wait for room for a sandbox that takes `descriptors`, until `full()` names no limit; start it inside.
 
         Raises `StartFailed`.
         """
@@ -40,18 +43,21 @@ class Admission:
             if time.monotonic() - began > self._patience_s:
                 raise StartFailed(f"no room for another sandbox for {self._patience_s:g} s: {short}")
             await asyncio.sleep(_LOOK_S)
+        self._promised += descriptors
+        try:
+            yield
+        finally:
+            self._promised -= descriptors
+            self._free -= descriptors
 
     def _shortage(self, descriptors: int) -> str | None:
-        now = time.monotonic()
-        if now - self._looked >= _LOOK_S or self._room < descriptors:
-            self._looked = now
+        if time.monotonic() - self._looked >= _LOOK_S or self._free - self._promised < descriptors:
+            self._looked = time.monotonic()
             soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-            self._room = soft - _DESCRIPTORS - len(os.listdir("/proc/self/fd"))
+            self._free = soft - _DESCRIPTORS - len(os.listdir("/proc/self/fd"))
             self._short = self._look()
-        if self._room < descriptors:
+        if self._free - self._promised < descriptors:
             return "too few descriptors are left (raise the limit, ulimit -n)"
-        if self._short is None:
-            self._room -= descriptors
         return self._short
 
     def _look(self) -> str | None:

@@ -215,6 +215,9 @@ class Agent:
 
     def _take(self, packet: bytes, fds: list[int]) -> None:
         (kind,) = _WORD.unpack_from(packet)
+        if kind in (_STARTED, _READY) and not fds:
+            self.close("this process has no descriptors left (raise the limit, ulimit -n)")
+            return
         if kind == _DONE:
             self._finish(packet)
         elif kind == _OUTPUT:

@@ -109,20 +109,20 @@ class NamespaceHost:
     async def _start(
         self, server: Server, spec: Spec, lowers: tuple[str, ...] = (), uid: int | None = None
     ) -> NamespaceSandbox:
-        await self._admission.wait(_DESCRIPTORS, lambda: server.full if uid is None else None)
-        if self._closed:
-            raise StartFailed("the sandbox host is closed")
-        self._serial += 1
-        name = f"{server.name}/{self._serial}"
-        stack = Stack(top=server.layers.fresh() if lowers or spec.root else 0, lowers=lowers)
-        uid = server.take_uid() if uid is None else server.hold_uid(uid)
-        sandbox = self._sandboxes[name] = NamespaceSandbox(name, spec, self, server, stack, uid)
-        try:
-            await sandbox.start()
-        except BaseException:
-            await asyncio.shield(sandbox.close())
-            raise
-        return sandbox
+        async with self._admission.room(_DESCRIPTORS, lambda: server.full if uid is None else None):
+            if self._closed:
+                raise StartFailed("the sandbox host is closed")
+            self._serial += 1
+            name = f"{server.name}/{self._serial}"
+            stack = Stack(top=server.layers.fresh() if lowers or spec.root else 0, lowers=lowers)
+            uid = server.take_uid() if uid is None else server.hold_uid(uid)
+            sandbox = self._sandboxes[name] = NamespaceSandbox(name, spec, self, server, stack, uid)
+            try:
+                await sandbox.start()
+            except BaseException:
+                await asyncio.shield(sandbox.close())
+                raise
+            return sandbox
 
     async def _launched(self) -> Server:
         async with self._launching:
