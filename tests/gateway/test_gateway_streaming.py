@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import openai
 import pytest
 
+from palmette.chat.template import Renderer
 from palmette.engine.api import Completion, Each, EngineError, Sampling
 from palmette.engine.scripted import ScriptedEngine
 from palmette.gateway import stream
@@ -245,3 +247,33 @@ async def test_an_answer_that_nobody_heard_is_given_to_the_retry(
             call.delivered = False
     assert texts == ["one", "one", "two"]
     assert session.turns == 2
+
+
+async def test_a_model_streams_what_it_would_have_answered(open_gateway: Callable[..., Any]) -> None:
+    """The embedded base under its own engine: the same seed gives the same text and the same tree either way."""
+    from transformers import AutoModelForCausalLM
+
+    import palmette
+    from palmette.engine.local import LocalEngine
+
+    base = Path(palmette.__file__).parent / "model" / "base"
+    renderer = Renderer.from_dir(base)
+    engine = LocalEngine(AutoModelForCausalLM.from_pretrained(base), stop_ids=renderer.stop_ids, threads=1)
+    gateway = await open_gateway(engine)
+    gateway.renderer = renderer
+    answers = []
+    for streamed in (False, True):
+        session = gateway.open_session(Sampling(max_tokens=60, seed=4))
+        address = f"http://127.0.0.1:{gateway.port}{session.base_url}"
+        async with openai.AsyncOpenAI(base_url=address, api_key="x", max_retries=0) as client:
+            asked: Any = {"model": "m", "messages": [USER], "max_tokens": 60}
+            if streamed:
+                told: Any = await client.chat.completions.create(stream=True, **asked)
+                text = "".join([part.choices[0].delta.content or "" async for part in told])
+            else:
+                text = (await client.chat.completions.create(**asked)).choices[0].message.content or ""
+        [branch] = session.tree.branches()
+        answers.append((text, branch.token_ids.tolist(), branch.turns))
+    await engine.close()
+    assert answers[0] == answers[1]
+    assert answers[0][0]
