@@ -23,7 +23,8 @@ from palmette.envs.toolchain import python_toolchain
 from palmette.errors import UserError
 from palmette.model.load import resolve_model
 from palmette.sandbox.api import SandboxError, Spec
-from palmette.sandbox.hosts import open_host, probe
+from palmette.sandbox.hosts import open_host, probe, probe_others
+from palmette.sandbox.images import Images
 
 
 class Health(StrEnum):
@@ -191,6 +192,20 @@ def check_sandboxes() -> list[Finding]:
     return findings
 
 
+def check_back_ends() -> list[Finding]:
+    """Start a sandbox on every other host, and look at what images there are and can be made."""
+    findings = []
+    for name, works, detail in probe_others():
+        found = f"works; weaker: {detail}" if works else f"not here, and not needed: {detail}"
+        findings.append(Finding(part=f"host {name}", health=Health.OK, found=found))
+    images = Images().all()
+    found = f"{len(images)} images; made from directories and tars"
+    found += ", with RUN and debootstrap" if os.geteuid() == 0 and shutil.which("debootstrap") else ""
+    if os.geteuid():
+        found += "; without root files keep no owners but this user"
+    return [*findings, Finding(part="images", health=Health.OK, found=found)]
+
+
 async def _try_pytest() -> Finding:
     host = open_host("namespace")
     try:
@@ -223,6 +238,7 @@ CHECKS: tuple[Callable[[], Iterable[Finding]], ...] = (
     check_packages,
     check_model,
     check_sandboxes,
+    check_back_ends,
 )
 
 

@@ -41,6 +41,24 @@ def probe() -> list[tuple[str, bool, str]]:
         return [*rows, thread.submit(lambda: asyncio.run(_try_namespace())).result()]
 
 
+def probe_others() -> list[tuple[str, bool, str]]:
+    """Return (host, whether it starts a sandbox here, what it can and cannot do) for every host but ``namespace``."""
+    with ThreadPoolExecutor(1) as thread:
+        return [thread.submit(lambda n=name: asyncio.run(_try(n))).result() for name in HOSTS if name != "namespace"]
+
+
+async def _try(name: str) -> tuple[str, bool, str]:
+    host = open_host(name)
+    try:
+        sandbox = await host.start(Spec(owner="doctor"))
+        said = (await sandbox.exec("echo works")).stdout
+        return name, said == b"works\n", "; ".join(host.weaknesses())
+    except SandboxError as error:
+        return name, False, str(error)
+    finally:
+        await host.close()
+
+
 async def _try_namespace() -> tuple[str, bool, str]:
     host = open_host("namespace")
     try:
@@ -76,4 +94,15 @@ def _bubblewrap() -> Host:
     return BubblewrapHost()
 
 
-HOSTS: dict[str, Callable[[], Host]] = {"namespace": _namespace, "bubblewrap": _bubblewrap, "fake": _fake}
+def _docker() -> Host:
+    from palmette.sandbox.docker import DockerHost
+
+    return DockerHost()
+
+
+HOSTS: dict[str, Callable[[], Host]] = {
+    "namespace": _namespace,
+    "bubblewrap": _bubblewrap,
+    "docker": _docker,
+    "fake": _fake,
+}

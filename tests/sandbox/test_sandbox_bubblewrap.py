@@ -32,7 +32,11 @@ async def host():
     await host.close()
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+# Attempts at the machine are for hosts that filter system calls; what this one withstands is under "walls".
+ORDINARY = [check for check in CHECKS if not check.name.startswith("abuse_")]
+
+
+@pytest.mark.parametrize("check", ORDINARY, ids=lambda check: check.name)
 async def test_conformance(host: BubblewrapHost, check: Check):
     if check.need in lacks(host):
         pytest.skip(f"bubblewrap lacks {check.need}")

@@ -1,0 +1,360 @@
+"""Sandboxes as containers of Docker or Podman, through the Docker Engine API over its unix socket; no SDK.
+
+API: https://docs.docker.com/reference/api/engine/version/v1.41/ (Podman speaks it too). A sandbox starts from the image
+of `Spec.root`, which is imported into the engine once, or from $PALMETTE_DOCKER_IMAGE. It is a heavy host: some 100 ms
+a start and a shim process each; use ``namespace`` where you can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from palmette.sandbox import enter_box
+from palmette.sandbox.api import Bounds, Result, SandboxLost, Spec, StartFailed, Status
+from palmette.sandbox.capture import Capture
+from palmette.sandbox.docker_engine import Engine, EngineError, find_socket
+from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
+from palmette.sandbox.relay import Relay
+from palmette.sandbox.shell_files import ShellFiles
+
+_USER = "1000:1000"
+_DEFAULT_IMAGE = "debian:bookworm-slim"
+_HOLD = "while :; do sleep 3600; done"
+_LONGEST = 128 * 1024  # of one argument, to the kernel
+_POLL_S, _GRACE_S = 0.1, 0.1
+_SETUP = """
+for d in "$@"; do mkdir -p "$d" && chown 1000:1000 "$d" && chmod 755 "$d"; done
+chmod 1777 /tmp /var/tmp; mkdir -p /.palmette && chmod 1777 /.palmette; chown -R 1000:1000 "$1"
+grep -q '^agent:' /etc/passwd || echo "agent:x:1000:1000:agent:$1:/bin/sh" >> /etc/passwd
+"""
+_LEAD = 'echo $$ > "/.palmette/$1"; shift; exec "$@"'
+
+
+class DockerHost:
+    """Starts containers of one engine; `path` is its socket, found by `find_socket` if not given."""
+
+    name = "docker"
+    lacks = frozenset(
+        {"processes", "walls", "filter", "root", "memory", "pids", "disk", "fork", "pause", "streams", "bounds"}
+    )
+
+    def __init__(self, path: str | None = None, *, image: str | None = None) -> None:
+        self._path = path
+        self._image = image or os.environ.get("PALMETTE_DOCKER_IMAGE", _DEFAULT_IMAGE)
+        self._engine: Engine | None = None
+        self._sandboxes: dict[str, DockerSandbox] = {}
+
+    def weaknesses(self) -> tuple[str, ...]:
+        """Say which walls and limits are the engine's or do not hold."""
+        return (
+            "limits on memory and processes are the engine's; an out-of-memory end looks like any other kill",
+            "disk_mb and inodes do not hold",
+            "a signalled command cannot be told from an exit code above 128",
+            "a daemon outlives the command that started it, though not the sandbox",
+        )
+
+    async def start(self, spec: Spec) -> DockerSandbox:
+        """Start a container. Raises `StartFailed`, and `ValueError` for a spec that makes no sense."""
+        check_spec(spec)
+        if self._engine is None:
+            path = self._path or find_socket()
+            if path is None:
+                raise StartFailed("no Docker or Podman socket is here: start one, or use the host 'namespace'")
+            self._engine = Engine(path)
+        name = f"palmette-{uuid.uuid4().hex[:12]}"
+        sandbox = DockerSandbox(name, spec, self._engine, self._sandboxes)
+        self._sandboxes[name] = sandbox
+        try:
+            await sandbox.begin(await self._imported(spec) if spec.root else self._image)
+        except EngineError as error:
+            await asyncio.shield(sandbox.close())
+            hint = f": docker pull {self._image}, or set PALMETTE_DOCKER_IMAGE" if error.status == 404 else ""
+            raise StartFailed(f"the engine says: {error}{hint}") from None
+        except BaseException:
+            await asyncio.shield(sandbox.close())
+            raise
+        return sandbox
+
+    async def close(self) -> None:
+        """Remove every container. Idempotent."""
+        await asyncio.gather(*(sandbox.close() for sandbox in list(self._sandboxes.values())))
+        if self._engine:
+            await self._engine.close()
+            self._engine = None
+
+    async def _imported(self, spec: Spec) -> str:
+        """Return the engine's name for the image of `spec.root`, importing it at first."""
+        assert self._engine
+        tag = Path(spec.root).parent.name if Path(spec.root).name == "root" else Path(spec.root).name
+        name = f"palmette:{tag}"
+        try:
+            await self._engine.ask("GET", f"/images/{quote(name)}/json")
+        except EngineError as error:
+            if error.status != 404:
+                raise
+            if not await asyncio.to_thread(os.path.isdir, spec.root):
+                raise StartFailed(f"Spec.root: {spec.root}: No such directory") from None
+            archive = await asyncio.create_subprocess_exec(
+                "tar", "-c", "-C", spec.root, "--numeric-owner", ".", stdout=asyncio.subprocess.PIPE
+            )
+            assert archive.stdout
+            await self._engine.ask("POST", "/images/create", data=archive.stdout, fromSrc="-", repo="palmette", tag=tag)
+            await archive.wait()
+        return name
+
+
+class DockerSandbox:
+    """One running container; made by `DockerHost.start`."""
+
+    def __init__(self, name: str, spec: Spec, engine: Engine, siblings: dict[str, DockerSandbox]) -> None:
+        self._id = name
+        self._spec = spec
+        self._engine = engine
+        self._siblings = siblings
+        self._serial = 0
+        self._relay: Relay | None = None
+        self._running: set[asyncio.Task[Any]] = set()
+        self._lost: str | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._files = ShellFiles(self._quietly, workdir=spec.workdir, limit_bytes=spec.limits.disk_mb << 20)
+
+    @property
+    def id(self) -> str:
+        """Name of the container."""
+        return self._id
+
+    @property
+    def gateway_url(self) -> str | None:
+        """Address of the gateway inside the sandbox, or None without a network."""
+        return "http://{}:{}".format(*enter_box.GATEWAY) if self._spec.gateway else None
+
+    async def begin(self, image: str) -> None:
+        """Create and start the container, and make its directories. Raises `EngineError`, `StartFailed`."""
+        spec = self._spec
+        fixed = {"PATH": PATH, "HOME": spec.workdir, "USER": "agent", "LANG": "C.UTF-8"}
+        memory = spec.limits.memory_mb << 20
+        body = {
+            "Image": image,
+            "Cmd": ["/bin/sh", "-c", _HOLD],
+            "Entrypoint": [],
+            "User": _USER,
+            "Env": [f"{name}={value}" for name, value in {**fixed, **spec.env}.items()],
+            "Hostname": "sandbox",
+            "Labels": {"palmette.owner": spec.owner, "palmette.pid": str(os.getpid())},
+            "HostConfig": {
+                "Init": True,
+                "AutoRemove": True,
+                "NetworkMode": "none",
+                "Memory": memory,
+                "MemorySwap": memory,
+                "PidsLimit": spec.limits.pids + 3,
+                "CapDrop": ["ALL"],
+                "SecurityOpt": ["no-new-privileges"],
+                "Binds": [f"{path}:{path}:ro" for path in spec.readonly],
+            },
+        }
+        await self._engine.ask("POST", "/containers/create", body, name=self._id)
+        await self._engine.ask("POST", f"/containers/{self._id}/start")
+        directories = list(dict.fromkeys((spec.workdir, *DIRECTORIES)))
+        setup = {"User": "0:0", "Privileged": True, "WorkingDir": "/"}
+        done = await self._command(["/bin/sh", "-c", _SETUP, "sh", *directories], b"", setup, 1 << 16, 60.0)
+        if done.exit_code:
+            raise StartFailed(f"image {image}: {done.stderr.decode(errors='replace').strip()[-200:] or 'has no sh'}")
+        if spec.gateway:
+            self._relay = Relay(await self._listener(), spec.gateway)
+        self._expiry = asyncio.get_running_loop().call_later(spec.ttl_s, self._expire)
+
+    async def exec(
+        self,
+        command: str | Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout_s: float = 60.0,
+        bounds: Bounds | None = None,
+    ) -> Result:
+        """Run an argv, or a string through ``/bin/sh -c``. Raises `SandboxLost`; `bounds` only bound the output."""
+        self._check()
+        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+        if not argv:
+            raise ValueError("an empty command")
+        if any(len(word.encode()) >= _LONGEST for word in argv):
+            text = b"cannot start a command: Argument list too long\n"
+            return Result(status=Status.EXITED, exit_code=126, stdout=b"", stderr=text, truncated=False, wall_s=0.0)
+        place = os.path.join(self._spec.workdir, cwd or "")
+        config = {"Env": [f"{name}={value}" for name, value in (env or {}).items()], "WorkingDir": place}
+        limit = (bounds and bounds.output_bytes) or self._spec.limits.output_bytes
+        return await self._tracked(self._command(argv, stdin, config, limit, timeout_s))
+
+    async def upload(self, files_tar: bytes, path: str = ".") -> None:
+        """Unpack a tar archive below `path`. Raises `PathRefused`, `SandboxLost`."""
+        self._check()
+        await self._files.unpack(files_tar, path)
+
+    async def download(self, path: str = ".") -> bytes:
+        """Return the directory or file as a deterministic tar. Raises `PathRefused`, `SandboxLost`."""
+        self._check()
+        return await self._files.pack(path)
+
+    async def read(self, path: str) -> bytes:
+        """Return a regular file's bytes. Raises `PathRefused`, `SandboxLost`."""
+        self._check()
+        return await self._files.read(path)
+
+    async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """Write a file, making parent directories. Raises `PathRefused`, `SandboxLost`."""
+        self._check()
+        await self._files.write(path, data, mode)
+
+    async def close(self) -> None:
+        """Remove the container. Idempotent; never raises for one already gone."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close("it was closed"))
+        await asyncio.shield(self._closing)
+
+    async def _quietly(self, argv: Sequence[str], stdin: bytes, limit: int) -> Result:
+        return await self._tracked(self._command(list(argv), stdin, {}, limit, 300.0))
+
+    async def _tracked(self, work: Any) -> Result:
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        try:
+            result = await task
+            self._check()
+            return result
+        except (EngineError, asyncio.CancelledError) as error:
+            if isinstance(error, EngineError) and self._lost is None and error.status not in (0, 404, 409):
+                raise SandboxLost(f"sandbox {self._id}: the engine says: {error}") from None
+            if isinstance(error, EngineError) or self._lost is not None:
+                self._lost = self._lost or str(error)
+                raise self._gone() from None
+            raise
+        finally:
+            self._running.discard(task)
+
+    async def _command(
+        self, argv: list[str], stdin: bytes, config: dict[str, Any], limit: int, timeout_s: float
+    ) -> Result:
+        self._serial += 1
+        number, began = str(self._serial), time.monotonic()
+        if "Privileged" not in config:  # its process id is written down first, to be found by `_kill`
+            argv = ["/bin/sh", "-c", _LEAD, "sh", number, *argv]
+        body = {"Cmd": argv, "AttachStdin": True, "AttachStdout": True, "AttachStderr": True, "User": _USER, **config}
+        created = await self._engine.ask("POST", f"/containers/{self._id}/exec", body)
+        reader, writer = await self._engine.attach(created["Id"])
+        captures = Capture(limit), Capture(limit)
+        feeding = asyncio.ensure_future(_feed(writer, stdin))
+        reading = asyncio.ensure_future(_take(reader, captures))
+        try:
+            state = await self._ended(created["Id"], reading, began + timeout_s)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._kill(number))
+            raise
+        finally:
+            feeding.cancel()
+            reading.cancel()
+            await asyncio.gather(feeding, reading, return_exceptions=True)
+            writer.transport.abort()
+        if state is None:
+            await self._kill(number)
+        code = 128 + signal.SIGKILL if state is None else int(state["ExitCode"])
+        signalled = 128 < code <= 128 + 64
+        return Result(
+            status=Status.TIMEOUT if state is None else Status.SIGNALLED if signalled else Status.EXITED,
+            exit_code=code,
+            stdout=captures[0].value(),
+            stderr=captures[1].value(),
+            truncated=any(capture.cut for capture in captures),
+            wall_s=time.monotonic() - began,
+        )
+
+    async def _ended(self, exec_id: str, reading: asyncio.Future[None], deadline: float) -> dict[str, Any] | None:
+        """Return the engine's last word on an exec, None at the deadline. A daemon may hold its output for ever."""
+        while True:
+            left = deadline - time.monotonic()
+            await asyncio.wait([reading], timeout=max(0.0, min(_POLL_S, left)))
+            state = await self._engine.ask("GET", f"/exec/{exec_id}/json")
+            if not state["Running"]:
+                await asyncio.wait([reading], timeout=_GRACE_S)
+                return state
+            if left <= 0:
+                return None
+            if reading.done():  # all its output is closed, and yet it runs
+                await asyncio.sleep(min(_POLL_S, max(left, 0.0)))
+
+    async def _kill(self, number: str) -> None:
+        script = f'p=$(cat /.palmette/{number}) && kill -9 "-$p"'
+        body = {"Cmd": ["/bin/sh", "-c", script], "User": _USER, "AttachStdout": True}
+        with suppress(EngineError):
+            created = await self._engine.ask("POST", f"/containers/{self._id}/exec", body)
+            reader, writer = await self._engine.attach(created["Id"])
+            await reader.read()
+            writer.transport.abort()
+
+    async def _listener(self) -> socket.socket:
+        """Return a socket that listens in the container's network, made from outside: the engine must be local."""
+        pid = (await self._engine.ask("GET", f"/containers/{self._id}/json"))["State"]["Pid"]
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            command = [sys.executable, "-I", "-S", enter_box.__file__, "listen", str(pid), str(theirs.fileno())]
+            done = await asyncio.to_thread(subprocess.run, command, pass_fds=[theirs.fileno()], capture_output=True)
+            theirs.close()
+            _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+        if not fds:
+            said = done.stderr.decode(errors="replace").strip()
+            raise StartFailed(f"no gateway in a container: this needs root on the engine's machine ({said})")
+        return socket.socket(fileno=fds[0])
+
+    def _expire(self) -> None:
+        if self._closing is None:
+            reason = f"its time to live of {self._spec.ttl_s:g} s ended"
+            self._closing = asyncio.ensure_future(self._close(reason))
+
+    async def _close(self, why: str) -> None:
+        self._lost = self._lost or why
+        self._siblings.pop(self._id, None)
+        if self._expiry:
+            self._expiry.cancel()
+        if self._relay:
+            self._relay.close()
+        with suppress(EngineError):
+            await self._engine.ask("DELETE", f"/containers/{self._id}", force="true", v="true")
+        for task in list(self._running):
+            task.cancel()
+
+    def _check(self) -> None:
+        if self._lost is not None:
+            raise self._gone()
+
+    def _gone(self) -> SandboxLost:
+        return SandboxLost(f"sandbox {self._id} is gone: {self._lost}")
+
+
+async def _feed(writer: asyncio.StreamWriter, data: bytes) -> None:
+    with suppress(OSError):
+        writer.write(data)
+        await writer.drain()
+        writer.write_eof()
+
+
+async def _take(reader: asyncio.StreamReader, captures: tuple[Capture, Capture]) -> None:
+    """Read frames (one byte of stream, three of nothing, four of length) to their end."""
+    with suppress(asyncio.IncompleteReadError, OSError):
+        while True:
+            kind, length = struct.unpack(">BxxxI", await reader.readexactly(8))
+            captures[kind == 2].feed(await reader.readexactly(length))
