@@ -106,7 +106,8 @@ def trl_packing(model: PreTrainedModel, problem: Problem) -> None:
     """TRL's own tree packing and attention function, with SDPA a segment in place of its FlashAttention-3 kernel."""
     module = _trl()
     row = _trl_row(problem)
-    module._flash_attn = lambda: _Varlen()
+    kernel = _Varlen()
+    module._flash_attn = lambda: kernel
     place_R, edge_M = torch.unique(row["token_index"], return_inverse=True)
     ends_q, ends_k = row["tree_cu_seqlens_q"].tolist(), row["tree_cu_seqlens_k"].tolist()
     longest = row["tree_max_seqlens"].tolist()
@@ -152,7 +153,10 @@ def _trl() -> Any:
 
 
 class _Varlen:
-    """Variable-length attention, causal from the lower right, as one SDPA call a segment."""
+    """Variable-length attention, causal from the lower right, as one SDPA call a segment; layers share its masks."""
+
+    def __init__(self) -> None:
+        self._mask = cache(_lower_right)
 
     def flash_attn_varlen_func(
         self, query: Tensor, key: Tensor, value: Tensor, ends_q: list[int], ends_k: list[int], *_longest: int,
@@ -164,7 +168,7 @@ class _Varlen:
         for number, (start, end) in enumerate(pairwise(ends_q)):
             columns = slice(ends_k[number], ends_k[number + 1])
             rows, width = end - start, columns.stop - columns.start
-            mask = _lower_right(rows, width, query.dtype) if 1 < rows < width else None
+            mask = self._mask(rows, width, query.dtype) if 1 < rows < width else None
             block = (query[:, :, start:end], key[:, :, columns], value[:, :, columns])
             causal = {"is_causal": rows == width, "scale": softmax_scale, "enable_gqa": True}
             out.append(F.scaled_dot_product_attention(*block, attn_mask=mask, **causal))
