@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from palmette.engine.api import Sampling
 from palmette.envs.api import Task
 from palmette.gateway.app import Gateway
+from palmette.rollout.attempt import Grades
 from palmette.rollout.outcomes import RULES
-from palmette.rollout.run import Grades, Rollout, cancelled, run_rollout
+from palmette.rollout.run import Rollout, cancelled, run_rollout
 from palmette.sandbox.api import Host
 from palmette.scaffolds.api import Scaffold
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from palmette.sandbox.api import Result, Sandbox, Status
+from palmette.sandbox.api import Bounds, Result, Sandbox, Status
 
 
 class Watched:
     """A sandbox seen through: every call goes to `inner`; `out_of_memory` tells of the last finished command."""
 
-    def __init__(self, inner: Sandbox) -> None:
+    def __init__(self, inner: Sandbox, *, out_of_memory: bool = False) -> None:
         self._inner = inner
-        self.out_of_memory = False
+        self.out_of_memory = out_of_memory
+
+    @property
+    def inner(self) -> Sandbox:
+        """The sandbox itself, for what it may offer besides."""
+        return self._inner
 
     @property
     def id(self) -> str:
@@ -32,9 +37,10 @@ class Watched:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         timeout_s: float = 60.0,
+        bounds: Bounds | None = None,
     ) -> Result:
         """Run a command and remember whether the memory limit killed it."""
-        result = await self._inner.exec(command, stdin=stdin, env=env, cwd=cwd, timeout_s=timeout_s)
+        result = await self._inner.exec(command, stdin=stdin, env=env, cwd=cwd, timeout_s=timeout_s, bounds=bounds)
         self.out_of_memory = result.status is Status.OOM
         return result
 

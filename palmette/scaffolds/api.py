@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from palmette.sandbox.api import Sandbox
 
@@ -41,4 +41,27 @@ class Scaffold(Protocol):
 
     async def run(self, instruction: str, sandbox: Sandbox, endpoint: Endpoint) -> Stop:
         """Work on the task until done; raises `SandboxError` when the sandbox fails."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Where a scaffold stands between two turns: all messages so far, and how many answers are among them."""
+
+    messages: tuple[dict[str, Any], ...]
+    turns: int = 0
+
+
+@runtime_checkable
+class Pausing(Protocol):
+    """A scaffold that can stop between turns and go on elsewhere: ``isinstance(scaffold, Pausing)``."""
+
+    def opening(self, instruction: str) -> Pause:
+        """Return where a rollout begins."""
+        ...
+
+    async def go_on(
+        self, pause: Pause, sandbox: Sandbox, endpoint: Endpoint, *, until: int | None = None
+    ) -> Stop | Pause:
+        """Work on from there, to the end or until `until` answers are there; raises as `Scaffold.run` does."""
         ...

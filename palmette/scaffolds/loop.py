@@ -12,7 +12,7 @@ import orjson
 from palmette.chat.form import schema
 from palmette.chat.message import ToolCall
 from palmette.sandbox.api import Sandbox
-from palmette.scaffolds.api import Endpoint, Stop
+from palmette.scaffolds.api import Endpoint, Pause, Stop
 from palmette.scaffolds.tools import OBSERVATION_CHARS, SUBMIT, TOOLS, act, observe
 
 SYSTEM_PROMPT = "You are an agent in a Linux shell. Solve the task with the tools, then submit."
@@ -50,11 +50,26 @@ class ToolLoop:
 
     async def run(self, instruction: str, sandbox: Sandbox, endpoint: Endpoint) -> Stop:
         """Work on the task until done. Raises `SandboxError`, and `RuntimeError` for a request the endpoint refuses."""
-        messages: list[dict[str, Any]] = [
-            {"role": "system", "content": self.system_prompt},
-            {"role": "user", "content": instruction},
-        ]
-        for _ in range(self.max_turns):
+        stop = await self.go_on(self.opening(instruction), sandbox, endpoint)
+        assert isinstance(stop, Stop)
+        return stop
+
+    def opening(self, instruction: str) -> Pause:
+        """Return where a rollout begins."""
+        system, user = {"role": "system", "content": self.system_prompt}, {"role": "user", "content": instruction}
+        return Pause(messages=(system, user))
+
+    async def go_on(
+        self, pause: Pause, sandbox: Sandbox, endpoint: Endpoint, *, until: int | None = None
+    ) -> Stop | Pause:
+        """Work on from a pause, in this or in a forked sandbox and session, and raise as `run` does.
+
+        Pauses when `until` answers are there, those before `pause` included, unless it has ended by then.
+        """
+        messages = list(pause.messages)
+        for turn in range(pause.turns, self.max_turns):
+            if turn == until:
+                return Pause(messages=tuple(messages), turns=turn)
             answer = await self._ask(endpoint, messages)
             if isinstance(answer, Stop):
                 return answer

@@ -23,8 +23,18 @@ from palmette.envs.api import Task
 from palmette.envs.grade import Verdict, VerifierError, VerifierTimeout
 from palmette.gateway.app import Gateway
 from palmette.rollout.pool import Pool
-from palmette.sandbox.api import PathRefused, Result, Sandbox, SandboxLost, Spec, StartFailed, Status
-from palmette.sandbox.fake import FakeHost
+from palmette.sandbox.api import (
+    Bounds,
+    Busy,
+    PathRefused,
+    Result,
+    Sandbox,
+    SandboxLost,
+    Spec,
+    StartFailed,
+    Status,
+)
+from palmette.sandbox.hosts import open_host
 from palmette.scaffolds.api import Endpoint, Stop
 from palmette.scaffolds.loop import ToolLoop
 from palmette.train.base.tokenizer import train_tokenizer
@@ -40,12 +50,15 @@ class Script:
 
     def __init__(self, renderer: Renderer) -> None:
         self.renderer = renderer
+        self.seed: int | None = None  # of the request
 
     def __call__(self, prompt_ids: Sequence[int]) -> list[int]:
         text = self.renderer.decode(prompt_ids)
         fault = fault_of(text.split("<task>")[1].split("</task>")[0])
         first = text.count("<|im_start|>assistant") == 1
         then_submit = self._call("submit")
+        if fault == "seeded" or fault.startswith(("second-", "later-")):
+            return self._seeded(text.count("<|im_start|>assistant"))
         match fault:
             case "engine":
                 raise EngineError("out of luck")
@@ -65,6 +78,13 @@ class Script:
                 return self._call("bash", command="echo 41 > answer.txt") if first else then_submit
         return self._call("bash", command="echo 42 > answer.txt") if first else then_submit
 
+    def _seeded(self, turn: int) -> list[int]:
+        """Make a file in the first turn, and in the second one that is named for the seed, which says the answer."""
+        if turn > 2:
+            return self._call("submit")
+        made = "trunk.txt" if turn == 1 else f"branch-{self.seed}.txt"
+        return self._call("bash", command=f"echo {42 - (self.seed or 0) % 2} > answer.txt; touch {made}")
+
     def _call(self, name: str, **arguments: str) -> list[int]:
         return self._say(f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>")
 
@@ -76,7 +96,8 @@ class Engine(ScriptedEngine):
     """A scripted engine that keeps the seeds it was asked with, and is slow where a task wants it."""
 
     def __init__(self, renderer: Renderer) -> None:
-        super().__init__(Script(renderer))
+        self.script = Script(renderer)
+        super().__init__(self.script)
         self.renderer = renderer
         self.seeds: list[int | None] = []
         self.slow_s = 0.0
@@ -86,24 +107,29 @@ class Engine(ScriptedEngine):
         self.seeds.append(sampling.seed)
         self.under_way += 1
         try:
-            await asyncio.sleep(30.0 if ".slow</task>" in self.renderer.decode(prompt_ids) else self.slow_s)
+            await asyncio.sleep(30.0 if self._slow(self.renderer.decode(prompt_ids)) else self.slow_s)
+            self.script.seed = sampling.seed
             return await super().complete(prompt_ids, sampling)
         finally:
             self.under_way -= 1
 
+    def _slow(self, text: str) -> bool:
+        later = ".later-slow</task>" in text and text.count("<|im_start|>assistant") > 1
+        return later or ".slow</task>" in text
+
 
 class Host:
-    """Sandboxes of a fake host that fail as their task's name says; counts those open and the most there were.
+    """Sandboxes of another host that fail as their task's name says; counts those open and the most there were.
 
     `failing_starts` says how many starts more fail for an owner before one goes well.
     """
 
     name = "faulty"
 
-    def __init__(self) -> None:
-        self._inner = FakeHost()
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
         self.open: set[str] = set()
-        self.started = self.most_open = 0
+        self.started = self.most_open = self.snapshots = 0
         self.failing_starts: Counter[str] = Counter()
 
     async def start(self, spec: Spec) -> Sandbox:
@@ -111,7 +137,10 @@ class Host:
         if fault == "start" or self.failing_starts[spec.owner] > 0:
             self.failing_starts[spec.owner] -= 1
             raise StartFailed("no namespaces here")
-        sandbox = Faulty(await self._inner.start(spec), self, fault)
+        return self.wrap(await self._inner.start(spec), fault)
+
+    def wrap(self, inner: Any, fault: str) -> Faulty:
+        sandbox = Faulty(inner, self, fault)
         self.started += 1
         self.open.add(sandbox.id)
         self.most_open = max(self.most_open, len(self.open))
@@ -127,7 +156,7 @@ class Host:
 class Faulty:
     """One sandbox that fails as its fault says."""
 
-    def __init__(self, inner: Sandbox, host: Host, fault: str) -> None:
+    def __init__(self, inner: Any, host: Host, fault: str) -> None:
         self._inner, self._host, self._fault = inner, host, fault
 
     @property
@@ -146,10 +175,11 @@ class Faulty:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         timeout_s: float = 60.0,
+        bounds: Bounds | None = None,
     ) -> Result:
         if self._fault == "lost":
             await self._inner.close()
-        result = await self._inner.exec(command, stdin=stdin, env=env, cwd=cwd, timeout_s=timeout_s)
+        result = await self._inner.exec(command, stdin=stdin, env=env, cwd=cwd, timeout_s=timeout_s, bounds=bounds)
         return replace(result, status=Status.OOM) if self._fault.startswith("hungry") else result
 
     async def upload(self, files_tar: bytes, path: str = ".") -> None:
@@ -170,8 +200,48 @@ class Faulty:
     async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
         await self._inner.write(path, data, mode)
 
+    async def snapshot(self) -> FaultySnapshot:
+        if self._fault == "busy":
+            raise Busy("a command runs")
+        self._host.snapshots += 1
+        return FaultySnapshot(await self._inner.snapshot(), self._host, self._fault)
+
+    async def fork(self, n: int = 1) -> list[Faulty]:
+        raise NotImplementedError("rollouts fork snapshots")
+
+    async def pause(self) -> None:
+        await self._inner.pause()
+
+    async def resume(self) -> None:
+        await self._inner.resume()
+
     async def close(self) -> None:
         self._host.open.discard(self.id)
+        await self._inner.close()
+
+
+class FaultySnapshot:
+    """Files of a sandbox, whose second copy fails as the fault behind "second-" says; any further one does not."""
+
+    def __init__(self, inner: Any, host: Host, fault: str) -> None:
+        self._inner, self._host, self._fault = inner, host, fault
+        self._copies = 0
+        self._open = True
+
+    async def fork(self, n: int = 1) -> list[Faulty]:
+        (copy,) = await self._inner.fork(n)
+        self._copies += 1
+        fault = self._fault.removeprefix("second-")
+        if fault != self._fault and self._copies != 2:
+            fault = "seeded"
+        if fault == "start":
+            await copy.close()
+            raise StartFailed("no namespaces here")
+        return [self._host.wrap(copy, fault)]
+
+    async def close(self) -> None:
+        self._host.snapshots -= self._open
+        self._open = False
         await self._inner.close()
 
 
@@ -202,8 +272,8 @@ class Loop(ToolLoop):
 class Bench:
     """One gateway, host and pool to throw tasks at."""
 
-    def __init__(self, renderer: Renderer, tasks_dir: Path) -> None:
-        self.engine, self.host, self.grader = Engine(renderer), Host(), AnswerGrader()
+    def __init__(self, renderer: Renderer, tasks_dir: Path, host: str) -> None:
+        self.engine, self.host, self.grader = Engine(renderer), Host(open_host(host)), AnswerGrader()
         self.gateway = Gateway(self.engine, renderer)
         self.scaffold = Loop(max_turns=3)
         self._tasks_dir = tasks_dir
@@ -237,7 +307,7 @@ def renderer(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
 
 
 @pytest.fixture(scope="session")
-def open_bench(renderer: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Any]:
+def open_bench(renderer: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Context manager of a bench; after it nothing may be left open."""
     tasks_dir = tmp_path_factory.mktemp("task")
     (tasks_dir / "environment" / "files").mkdir(parents=True)
@@ -245,12 +315,13 @@ def open_bench(renderer: Renderer, tmp_path_factory: pytest.TempPathFactory) -> 
     (tasks_dir / "environment" / "files" / "answer.txt").write_text("")
 
     @asynccontextmanager
-    async def opened() -> AsyncIterator[Bench]:
-        bench = Bench(renderer, tasks_dir)
+    async def opened(host: str = "fake") -> AsyncIterator[Bench]:
+        bench = Bench(renderer, tasks_dir, host)
         await bench.gateway.start()
         try:
             yield bench
             assert bench.host.open == set()
+            assert bench.host.snapshots == 0
             assert bench.engine.under_way == 0
             assert bench.gateway._sessions == {}
         finally:
