@@ -92,10 +92,6 @@ async def _memory_bomb(sandbox: Sandbox) -> None:
     bomb = "import os\nfor _ in range(4): os.fork()\nx = []\nwhile True: x.append(bytearray(1 << 22))"
     result = await sandbox.exec([PYTHON, "-I", "-c", bomb], timeout_s=20)
     assert result.status is Status.OOM or b"MemoryError" in result.stderr, result
-    shared = (
-        "dd if=/dev/zero of=/dev/shm/x bs=1M count=500; dd if=/dev/zero of=/tmp/x bs=1M count=500; rm -f /dev/shm/x"
-    )
-    assert b"No space" in (await sandbox.exec(f"{shared} /tmp/x")).stderr
 
 
 async def _disk_fill(sandbox: Sandbox) -> None:
@@ -217,6 +213,12 @@ ATTEMPTS = (
     Attempt(name="disk_and_inode_fill", stopped_by="size and nr_inodes of its tmpfs", run=_disk_fill, need="disk"),
     Attempt(name="files_of_the_host", stopped_by="own root (pivot_root), read-only binds, own uid", run=_host_files),
     Attempt(name="proc_and_sys", stopped_by="own /proc, no /sys, no capability", run=_in_program(attacks.PROC)),
+    Attempt(
+        name="looking_into_pid_1",
+        stopped_by="it is undumpable: /proc/1 belongs to root",
+        run=_in_program(attacks.FIRST),
+        need="processes",
+    ),
     Attempt(name="signals_to_the_host", stopped_by="pid namespace", run=_signals),
     Attempt(
         name="mounts_and_namespaces", stopped_by="no capability, no_new_privs", run=_in_program(attacks.NAMESPACES)
@@ -243,8 +245,18 @@ ATTEMPTS = (
         name="inherited_descriptors", stopped_by="close_range before every command", run=_in_program(attacks.INHERITED)
     ),
     Attempt(name="races_on_copy_out", stopped_by="openat2 below the root, no magic links", run=_copy_out_races),
-    Attempt(name="killing_the_agent", stopped_by="pid 1 of a pid namespace, undumpable", run=_kill_the_agent),
+    Attempt(
+        name="killing_the_agent",
+        stopped_by="pid 1 of a pid namespace, undumpable",
+        run=_kill_the_agent,
+        need="processes",
+    ),
     Attempt(name="output_floods", stopped_by="head and tail kept, the rest counted", run=_floods),
-    Attempt(name="stopped_and_stubborn_processes", stopped_by="SIGKILL by session, descent and age", run=_stopped),
+    Attempt(
+        name="stopped_and_stubborn_processes",
+        stopped_by="SIGKILL by session, descent and age",
+        run=_stopped,
+        need="processes",
+    ),
     Attempt(name="time_bombs", stopped_by="pid namespace ends with the sandbox", run=_time_bomb),
 )

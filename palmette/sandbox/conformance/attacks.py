@@ -47,9 +47,9 @@ if any(word in open("/proc/self/mountinfo").read() for word in (os.path.dirname(
 PROC = """
 for path in ("sysrq-trigger", "sys/kernel/core_pattern", "sys/kernel/modprobe", "sys/vm/drop_caches",
              "sys/kernel/hostname", "sys/net/ipv4/ip_forward", "sys/user/max_user_namespaces", "timer_list",
-             "sys/kernel/ns_last_pid", "1/oom_score_adj", "1/mem", "self/uid_map", "self/gid_map", "self/setgroups"):
+             "sys/kernel/ns_last_pid", "self/uid_map", "self/gid_map", "self/setgroups"):
     tried(path, lambda: os.write(os.open("/proc/" + path, os.O_WRONLY), b"1"))
-for path in ("kcore", "1/mem", "1/environ", "1/maps", "1/fd/3", "kmsg", "vmallocinfo", "1/ns/net", "1/stack"):
+for path in ("kcore", "kmsg", "vmallocinfo", "slabinfo", "1/stack"):
     tried(path, lambda: os.read(os.open("/proc/" + path, os.O_RDONLY | os.O_NONBLOCK), 1))
 tried("/sys", lambda: os.listdir("/sys"))
 symbols = open("/proc/kallsyms").read(4096).split() if os.access("/proc/kallsyms", os.R_OK) else ["0"]
@@ -57,6 +57,13 @@ if symbols and int(symbols[0], 16):
     escaped.append("kernel addresses")
 if any(line for line in open("/proc/self/cgroup") if "palmette" in line):
     escaped.append("the path of its cgroup")
+"""
+
+FIRST = """
+for path in ("mem", "environ", "maps", "fd/3", "ns/net", "stack", "root/etc", "cwd/etc"):
+    tried(path, lambda: os.read(os.open("/proc/1/" + path, os.O_RDONLY | os.O_NONBLOCK), 1))
+for path in ("mem", "oom_score_adj", "clear_refs", "comm"):
+    tried("write " + path, lambda: os.write(os.open("/proc/1/" + path, os.O_WRONLY), b"1"))
 """
 
 SIGNALS = """
@@ -162,6 +169,8 @@ tried("real time", lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_para
 import resource
 for what in (resource.RLIMIT_NOFILE, resource.RLIMIT_CORE):
     soft, hard = resource.getrlimit(what)
+    if hard == resource.RLIM_INFINITY:
+        continue
     try:
         resource.setrlimit(what, (hard + 1, hard + 1))
         escaped.append(what)
