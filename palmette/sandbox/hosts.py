@@ -42,7 +42,10 @@ def probe() -> list[tuple[str, bool, str]]:
 
 
 def probe_others() -> list[tuple[str, bool, str]]:
-    """Return (host, whether it starts a sandbox here, what it can and cannot do) for every host but ``namespace``."""
+    """Return (host, whether it starts a sandbox here, what it can and cannot do) for every host but ``namespace``.
+
+    Blocks. A sandbox of a paid service is started only where its key is set.
+    """
     with ThreadPoolExecutor(1) as thread:
         return [thread.submit(lambda n=name: asyncio.run(_try(n))).result() for name in HOSTS if name != "namespace"]
 
@@ -100,9 +103,16 @@ def _docker() -> Host:
     return DockerHost()
 
 
+def _e2b() -> Host:
+    from palmette.sandbox.e2b import E2BHost
+
+    return E2BHost()
+
+
 HOSTS: dict[str, Callable[[], Host]] = {
     "namespace": _namespace,
     "bubblewrap": _bubblewrap,
     "docker": _docker,
+    "e2b": _e2b,
     "fake": _fake,
 }
