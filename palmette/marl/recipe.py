@@ -21,6 +21,7 @@ from palmette.marl.envs.navigation import NavigationConfig
 from palmette.marl.envs.predators import PredatorsConfig
 from palmette.marl.envs.scout import ScoutConfig
 from palmette.marl.envs.smac import SmacConfig
+from palmette.marl.envs.smax import SmaxConfig
 from palmette.marl.learn import LearnConfig
 
 
@@ -55,6 +56,7 @@ class MarlRecipe(BaseModel):
     predators: PredatorsConfig = Field(default_factory=PredatorsConfig, description="the game predators")
     scout: ScoutConfig = Field(default_factory=ScoutConfig, description="the game scout")
     smac: SmacConfig = Field(default_factory=SmacConfig, description="the game smac")
+    smax: SmaxConfig = Field(default_factory=SmaxConfig, description="the game smax")
     full: FullConfig = Field(default_factory=FullConfig, description="the method full")
     random: RandomConfig = Field(default_factory=RandomConfig, description="the method random")
     tarmac: TarmacConfig = Field(default_factory=TarmacConfig, description="the method tarmac")

@@ -17,7 +17,7 @@ from palmette.marl.envs.pymarl import FromPyMarl, PyMarlEnv
 from palmette.marl.envs.scout import Scout, ScoutConfig
 from palmette.marl.envs.zoo import parallel_env
 
-CORE = [name for name in GAMES if name != "smac"]
+CORE = [name for name in GAMES if name not in ("smac", "smax")]
 
 
 @pytest.mark.parametrize("name", CORE)

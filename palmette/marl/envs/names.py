@@ -14,6 +14,7 @@ from palmette.marl.envs.navigation import Navigation, NavigationConfig
 from palmette.marl.envs.predators import Predators, PredatorsConfig
 from palmette.marl.envs.scout import Scout, ScoutConfig
 from palmette.marl.envs.smac import SmacConfig, open_smac
+from palmette.marl.envs.smax import Smax, SmaxConfig
 
 # name -> (its config, what makes it from config, batch=, seed=, device=)
 GAMES: dict[str, tuple[type[BaseModel], Callable[..., Game]]] = {
@@ -22,6 +23,7 @@ GAMES: dict[str, tuple[type[BaseModel], Callable[..., Game]]] = {
     "predators": (PredatorsConfig, Predators),
     "scout": (ScoutConfig, Scout),
     "smac": (SmacConfig, open_smac),
+    "smax": (SmaxConfig, Smax),
 }
 
 
