@@ -142,6 +142,12 @@ enabled = false
     memory_mb=2048,
     pids=256,
 )
+_OPENCODE_JSON = """\
+{"model": "palmette/{model}", "small_model": "palmette/{model}", "autoupdate": false, "share": "disabled",
+ "provider": {"palmette": {"npm": "@ai-sdk/openai-compatible", "name": "palmette",
+  "options": {"baseURL": "{base_url}", "apiKey": "{api_key}"},
+  "models": {"{model}": {"name": "{model}", "tool_call": true, "limit": {"context": 200000, "output": 8192}}}}}}
+"""
 OPENCODE = Agent(
     name="opencode",
     version="1.18.33",
@@ -150,16 +156,43 @@ OPENCODE = Agent(
     dialect="openai_chat",
     argv=("{bin}/opencode", "run", "--model", "palmette/{model}", "{task}"),
     env={"PALMETTE_KEY": "{api_key}", "OPENCODE_DISABLE_AUTOUPDATE": "1"},
+    files={".config/opencode/opencode.json": _OPENCODE_JSON},
+    stops={"0": Stop.SUBMITTED},
+    memory_mb=3072,
+    pids=256,
+)
+KILO = Agent(
+    name="kilo",
+    version="7.7.7",
+    registry="npm",
+    packages=(_NODE, "@kilocode/cli@7.7.7"),
+    dialect="openai_chat",
+    argv=("{bin}/node", "{bin}/kilo", "run", "--auto", "--model", "palmette/{model}", "{task}"),
+    files={".config/kilo/opencode.json": _OPENCODE_JSON},
+    stops={"0": Stop.SUBMITTED},
+    memory_mb=3072,
+    pids=256,
+)
+OPENCLAW = Agent(
+    name="openclaw",
+    version="2026.9.6",
+    registry="npm",
+    packages=(_NODE, "openclaw@2026.9.6"),
+    dialect="openai_chat",
+    argv=(
+        *("{bin}/node", "{bin}/openclaw", "agent", "--local", "--session-id", "palmette", "--json"),
+        *("--message", "{task}"),
+    ),
     files={
-        ".config/opencode/opencode.json": """\
-{"model": "palmette/{model}", "small_model": "palmette/{model}", "autoupdate": false, "share": "disabled",
- "provider": {"palmette": {"npm": "@ai-sdk/openai-compatible", "name": "palmette",
-  "options": {"baseURL": "{base_url}", "apiKey": "{api_key}"},
-  "models": {"{model}": {"name": "{model}", "tool_call": true, "limit": {"context": 200000, "output": 8192}}}}}}
+        ".openclaw/openclaw.json": """\
+{"models": {"mode": "merge", "providers": {"palmette": {"baseUrl": "{base_url}", "apiKey": "{api_key}",
+  "api": "openai-completions", "models": [{"id": "{model}", "name": "{model}", "reasoning": false, "input": ["text"],
+   "cost": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0}, "contextWindow": 200000, "maxTokens": 8192}]}}},
+ "agents": {"defaults": {"model": {"primary": "palmette/{model}"}, "workspace": "/app"}}}
 """
     },
     stops={"0": Stop.SUBMITTED},
-    memory_mb=3072,
+    memory_mb=4096,
     pids=256,
 )
 GEMINI_CLI = Agent(
@@ -180,7 +213,9 @@ GEMINI_CLI = Agent(
     memory_mb=3072,
     pids=256,
 )
-AGENTS: dict[str, Agent] = {agent.name: agent for agent in (MINI_SWE_AGENT, CLAUDE_CODE, CODEX, OPENCODE, GEMINI_CLI)}
+AGENTS: dict[str, Agent] = {
+    agent.name: agent for agent in (MINI_SWE_AGENT, CLAUDE_CODE, CODEX, OPENCODE, KILO, GEMINI_CLI, OPENCLAW)
+}
 
 
 class CliAgent:

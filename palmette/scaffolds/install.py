@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -93,15 +93,19 @@ def _make_venv(agent: Installable, home: Path) -> None:
 def _make_prefix(agent: Installable, home: Path) -> None:
     home.mkdir(parents=True)
     npm = ["npm", "install", "--prefix", str(home), "--no-audit", "--no-fund", "--no-update-notifier"]
-    _run(agent, [*npm, "--loglevel=error", *agent.packages])
+    node = [package for package in agent.packages if package.startswith("node@")]
+    rest = [package for package in agent.packages if package not in node]
+    env = os.environ | {"PATH": f"{executable(agent)}{os.pathsep}{os.environ.get('PATH', '')}"}
+    for packages in filter(None, (node, rest)):  # what installs the rest may need that Node
+        _run(agent, [*npm, "--loglevel=error", *packages], env)
 
 
 _MAKE: dict[str, Callable[[Installable, Path], None]] = {"pypi": _make_venv, "npm": _make_prefix}
 
 
-def _run(agent: Installable, argv: Sequence[str]) -> None:
+def _run(agent: Installable, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        done = subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except OSError as error:
         raise UserError(f"agent {agent.name} could not be installed: {argv[0]}: {error.strerror}") from error
     if done.returncode:
@@ -115,7 +119,7 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
         return f"{UNREACHABLE}; check the network, or pip's index setting"
     if any(code in text for code in ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT")):
         return f"{UNREACHABLE}; check the network, or npm's registry setting"
-    lines = [line.strip() for line in text.splitlines() if "error" in line.lower()]
+    lines = [line.strip() for line in text.splitlines() if "error" in line.lower() and "complete log" not in line]
     return lines[-1] if lines else f"exit {done.returncode}"
 
 
