@@ -16,10 +16,10 @@ from palmette.envs.api import Task
 from palmette.errors import UserError
 from palmette.gateway.app import Gateway
 from palmette.gateway.session import Session
-from palmette.rollout.attempt import Attempt, Drive, Grades, close, close_session
+from palmette.rollout.attempt import Attempt, Grades, close, close_session
 from palmette.rollout.run import Rollout, concluded, sampling_of
-from palmette.sandbox.api import Host, Snapshot, State
-from palmette.scaffolds.api import Pause, Pausing, Scaffold
+from palmette.sandbox.api import Host, Sandbox, Snapshot, State
+from palmette.scaffolds.api import Endpoint, Pause, Pausing, Scaffold, Stop
 
 
 async def branch(
@@ -106,7 +106,7 @@ class Trunk:
             assert first.session is not None
             whole = first.sandbox.inner
             if forks := isinstance(whole, State):
-                ended = await first.work(self._drive(self._scaffold.opening(self._task.instruction), self._at_turn))
+                ended = await first.work(self._begin)
                 if isinstance(ended, Pause):
                     files = await whole.snapshot()
                     self._kept.push_async_callback(close, files)
@@ -128,7 +128,7 @@ class Trunk:
         async with own:
             sampling = sampling_of(self._sampling, self._group, sample)
             await own.start_from(grown.first, grown.files, grown.session, sampling)
-            await own.work(self._drive(grown.pause))
+            await own.work(lambda sandbox, endpoint: self._scaffold.go_on(grown.pause, sandbox, endpoint))
             await own.grade(self._grader)
         return concluded(own, group=self._group, sample=sample, number=attempt)
 
@@ -136,8 +136,9 @@ class Trunk:
         """Let go of the trunk's files and session; its branches keep theirs. Idempotent."""
         await self._kept.aclose()
 
-    def _drive(self, pause: Pause, until: int | None = None) -> Drive:
-        return lambda sandbox, endpoint: self._scaffold.go_on(pause, sandbox, endpoint, until=until)
+    async def _begin(self, sandbox: Sandbox, endpoint: Endpoint) -> Stop | Pause:
+        opening = self._scaffold.opening(self._task.instruction)
+        return await self._scaffold.go_on(opening, sandbox, endpoint, until=self._at_turn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

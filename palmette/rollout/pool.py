@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from palmette.engine.api import Sampling
 from palmette.envs.api import Task
 from palmette.gateway.app import Gateway
 from palmette.rollout.attempt import Grades
+from palmette.rollout.branch import Trunk
 from palmette.rollout.outcomes import RULES
 from palmette.rollout.run import Rollout, cancelled, run_rollout
 from palmette.sandbox.api import Host
 from palmette.scaffolds.api import Scaffold
 
 OnDone = Callable[[Rollout], None]
+_Tried = TypeVar("_Tried", Rollout, Rollout | None)
 
 
 class Pool:
@@ -40,20 +43,37 @@ class Pool:
         self._gateway, self._host, self._grader, self._scaffold = gateway, host, grader, scaffold
         self._retries, self._backoff_s = retries, backoff_s
         self._room = asyncio.Semaphore(concurrency)
-        self._running: set[asyncio.Task[Rollout]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def run(
-        self, tasks: Sequence[Task], *, samples: int, sampling: Sampling, on_done: OnDone | None = None
+        self,
+        tasks: Sequence[Task],
+        *,
+        samples: int,
+        sampling: Sampling,
+        on_done: OnDone | None = None,
+        branch_at: int | None = None,
     ) -> list[Rollout]:
         """Attempt every task `samples` times; return the rollouts task-major (sample s of task g at g * samples + s).
 
+        With `branch_at` the samples of a task branch from one trunk of so many turns (`palmette.rollout.branch`), and
+        a sample that is lost goes on from the trunk again. Where the trunk ends before, it is sample 0, and the other
+        samples are attempted from the beginning.
+
         `on_done` is called once for each rollout as soon as it is final, so a caller that is cancelled has every
         finished one; what it raises ends the run. When the caller is cancelled, sandboxes are closed before
-        `asyncio.CancelledError` leaves here.
+        `asyncio.CancelledError` leaves here. Raises `UserError` where `branch_at` asks for what the scaffold or
+        the host cannot do.
         """
         places = [(group, sample) for group in range(len(tasks)) for sample in range(samples)]
-        jobs = [asyncio.ensure_future(self._job(tasks[g], g, s, sampling, on_done)) for g, s in places]
-        self._running.update(jobs)
+        trunks = [] if branch_at is None else [self._trunk(t, g, sampling, branch_at) for g, t in enumerate(tasks)]
+        groups = [_Group(trunk, asyncio.ensure_future(self._tried(trunk.grow)), samples) for trunk in trunks]
+        jobs = [
+            asyncio.ensure_future(self._job(tasks[g], g, s, sampling, on_done, groups[g] if groups else None))
+            for g, s in places
+        ]
+        under_way = [*jobs, *(group.growing for group in groups)]
+        self._running.update(under_way)
         try:
             if jobs:
                 done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION)
@@ -65,38 +85,68 @@ class Pool:
                 for job, (group, sample) in zip(jobs, places, strict=True)
             ]
         finally:
-            for job in jobs:
+            for job in under_way:
                 job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
-            self._running.difference_update(jobs)
+            await asyncio.gather(*under_way, return_exceptions=True)
+            self._running.difference_update(under_way)
+            for trunk in trunks:
+                await trunk.close()
 
     def stop(self) -> None:
         """Call off what has not finished: `run` returns soon, with those rollouts as CANCELLED and all others whole."""
         for job in self._running:
             job.cancel()
 
-    async def _job(self, task: Task, group: int, sample: int, sampling: Sampling, on_done: OnDone | None) -> Rollout:
-        attempt = 1
-        while True:
-            async with self._room:
-                rollout = await run_rollout(
-                    task,
-                    group=group,
-                    sample=sample,
-                    scaffold=self._scaffold,
-                    gateway=self._gateway,
-                    host=self._host,
-                    grader=self._grader,
-                    sampling=sampling,
-                    attempt=attempt,
-                )
-            if not RULES[rollout.outcome].retryable or attempt > self._retries:
-                break
-            await asyncio.sleep(self._backoff_s * 2 ** (attempt - 1))
-            attempt += 1
+    def _trunk(self, task: Task, group: int, sampling: Sampling, branch_at: int) -> Trunk:
+        return Trunk(
+            task,
+            at_turn=branch_at,
+            group=group,
+            scaffold=self._scaffold,
+            gateway=self._gateway,
+            host=self._host,
+            grader=self._grader,
+            sampling=sampling,
+        )
+
+    async def _job(
+        self, task: Task, number: int, sample: int, sampling: Sampling, on_done: OnDone | None, group: _Group | None
+    ) -> Rollout:
+        async def alone(attempt: int) -> Rollout:
+            return await run_rollout(
+                task,
+                group=number,
+                sample=sample,
+                scaffold=self._scaffold,
+                gateway=self._gateway,
+                host=self._host,
+                grader=self._grader,
+                sampling=sampling,
+                attempt=attempt,
+            )
+
+        if group is None:
+            rollout = await self._tried(alone)
+        else:
+            async with group as ended:
+                if ended is None:
+                    rollout = await self._tried(lambda attempt: group.trunk.branch(sample, attempt))
+                else:
+                    rollout = ended if sample == 0 else await self._tried(alone)
         if on_done is not None:
             on_done(rollout)
         return rollout
+
+    async def _tried(self, attempting: Callable[[int], Awaitable[_Tried]]) -> _Tried:
+        """Return the last of as many attempts as it takes; one without a rollout needs no further."""
+        attempt = 1
+        while True:
+            async with self._room:
+                rollout = await attempting(attempt)
+            if rollout is None or not RULES[rollout.outcome].retryable or attempt > self._retries:
+                return rollout
+            await asyncio.sleep(self._backoff_s * 2 ** (attempt - 1))
+            attempt += 1
 
     def _record(
         self, job: asyncio.Task[Rollout], task: Task, group: int, sample: int, on_done: OnDone | None
@@ -107,3 +157,19 @@ class Pool:
         if on_done is not None:
             on_done(rollout)
         return rollout
+
+
+class _Group:
+    """A trunk whose samples, each inside ``async with``, wait until it is grown; the last to leave closes it."""
+
+    def __init__(self, trunk: Trunk, growing: asyncio.Task[Rollout | None], samples: int) -> None:
+        self.trunk, self.growing = trunk, growing
+        self._left = samples
+
+    async def __aenter__(self) -> Rollout | None:
+        return await asyncio.shield(self.growing)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._left -= 1
+        if not self._left:
+            await self.trunk.close()

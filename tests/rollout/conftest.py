@@ -35,7 +35,7 @@ from palmette.sandbox.api import (
     Status,
 )
 from palmette.sandbox.hosts import open_host
-from palmette.scaffolds.api import Endpoint, Stop
+from palmette.scaffolds.api import Pause
 from palmette.scaffolds.loop import ToolLoop
 from palmette.train.base.tokenizer import train_tokenizer
 
@@ -263,10 +263,10 @@ class AnswerGrader:
 class Loop(ToolLoop):
     """The built-in loop, with a bug for the tasks that want one."""
 
-    async def run(self, instruction: str, sandbox: Sandbox, endpoint: Endpoint) -> Stop:
+    def opening(self, instruction: str) -> Pause:
         if instruction.endswith(".scaffold-bug</task>"):
             raise AttributeError("a bug in the scaffold")
-        return await super().run(instruction, sandbox, endpoint)
+        return super().opening(instruction)
 
 
 class Bench:

@@ -50,6 +50,10 @@ async def grow(bench: Any, fault: str, *, at_turn: int = 1, n: int = 4, **change
     return await branch(task, at_turn=at_turn, n=n, group=3, sampling=SAMPLING, **parts(bench))
 
 
+def said(rollout: Rollout) -> list[Any]:
+    return [(message["content"], message.get("tool_calls")) for message in rollout.conversation]
+
+
 def second_seeds(n: int) -> list[int]:
     """Seeds of the branches' first own turn, the second of the rollout."""
     seeds = [sample_seed(7, 3, sample) for sample in range(n)]
@@ -186,6 +190,48 @@ async def test_cancelling_leaves_nothing(open_bench: OpenBench, fault: str, host
         assert time.monotonic() - before_s < 4.0
 
 
+async def test_a_pool_branches_groups_and_a_lost_branch_goes_on_from_the_trunk_again(open_bench: OpenBench):
+    async with open_bench() as bench:
+        tasks = bench.tasks("second-lost", "right", "talks")
+        options = {"samples": 3, "sampling": SAMPLING}
+        smooth = await bench.pool().run(bench.tasks("second-nothing"), branch_at=1, **options)
+        bench.engine.calls.clear()
+        branched = await bench.pool(retries=1).run(tasks, branch_at=1, **options)
+        asked = len(bench.engine.calls)
+        plain = await bench.pool().run(tasks[1:], **options)
+    assert [(r.group, r.sample) for r in branched] == [(group, sample) for group in range(3) for sample in range(3)]
+    assert sorted(r.attempt for r in branched[:3]) == [1, 1, 2]
+    for one, other in zip(smooth, branched[:3], strict=True):  # failures change no result
+        assert (one.outcome, one.reward) == (other.outcome, other.reward) == (Outcome.OK, other.reward)
+        assert said(one)[2:] == said(other)[2:]  # all but the task's own name
+    for one, other in zip(plain, branched[3:], strict=True):
+        assert (one.outcome, one.reward, one.turns) == (other.outcome, other.reward, other.turns)
+    # the lost branch had asked once; a group whose trunk ends in its first turn is attempted three times from there
+    assert asked == (1 + 3 * 2 + 1) + (1 + 3) + 3
+
+
+async def test_stopping_a_pool_calls_branches_and_trunks_off(open_bench: OpenBench):
+    async with open_bench() as bench:
+        tasks = [replace(task, agent_timeout_s=60.0) for task in bench.tasks("right", "later-slow", "slow")]
+        pool, seen = bench.pool(concurrency=3), []
+        running = asyncio.ensure_future(pool.run(tasks, samples=2, sampling=SAMPLING, on_done=seen.append, branch_at=1))
+        while len(seen) < 2 or bench.engine.under_way < 3:
+            await asyncio.sleep(0.01)
+        pool.stop()
+        rollouts = await running
+    assert [r.outcome for r in rollouts] == [*[Outcome.OK] * 2, *[Outcome.CANCELLED] * 4]
+    assert len(seen) == 6
+
+
+async def test_a_pool_refuses_what_cannot_branch(open_bench: OpenBench):
+    async with open_bench() as bench:
+        with pytest.raises(ValueError, match="at_turn"):
+            await bench.pool().run(bench.tasks("right"), samples=2, sampling=SAMPLING, branch_at=-1)
+        pool = bench.pool(host=_Stiff(bench.host))
+        with pytest.raises(UserError, match="host 'stiff' cannot fork"):
+            await pool.run(bench.tasks("right", "slow"), samples=2, sampling=SAMPLING, branch_at=1)
+
+
 async def test_what_cannot_branch_is_refused_in_one_line(open_bench: OpenBench):
     class Straight:
         name = "straight"
@@ -193,24 +239,13 @@ async def test_what_cannot_branch_is_refused_in_one_line(open_bench: OpenBench):
         async def run(self, instruction: str, sandbox: Sandbox, endpoint: Endpoint) -> Stop:
             raise AssertionError("never run")
 
-    class Stiff:
-        """A host whose sandboxes cannot be forked."""
-
-        name = "stiff"
-
-        def __init__(self, inner: Any) -> None:
-            self._inner = inner
-
-        async def start(self, spec: Any) -> Any:
-            return _Plain(await self._inner.start(spec))
-
     async with open_bench() as bench:
         scaffold, host = bench.scaffold, bench.host
         bench.scaffold = Straight()
         with pytest.raises(UserError, match=r"^scaffold 'straight' cannot pause[^\n]*$"):
             await grow(bench, "right")
         assert host.started == 0
-        bench.scaffold, bench.host = scaffold, Stiff(host)
+        bench.scaffold, bench.host = scaffold, _Stiff(host)
         with pytest.raises(UserError, match=r"^host 'stiff' cannot fork[^\n]*$"):
             await grow(bench, "right")
         assert host.open == set()
@@ -219,6 +254,18 @@ async def test_what_cannot_branch_is_refused_in_one_line(open_bench: OpenBench):
         for wrong in ({"n": 0}, {"at_turn": -1}):
             with pytest.raises(ValueError, match="at least"):
                 await grow(bench, "right", **wrong)
+
+
+class _Stiff:
+    """A host whose sandboxes cannot be forked."""
+
+    name = "stiff"
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    async def start(self, spec: Any) -> Any:
+        return _Plain(await self._inner.start(spec))
 
 
 class _Plain:

@@ -60,20 +60,23 @@ async def test_every_fault_ends_in_its_outcome(open_bench: OpenBench, fault: str
     check_invariants(rollout)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=16, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     faults=st.lists(st.sampled_from([name for name in EXPECTED if name != "slow"]), min_size=1, max_size=5),
     samples=st.integers(1, 3),
     concurrency=st.integers(1, 4),
+    branch_at=st.sampled_from([None, 0, 1, 2]),
 )
 def test_any_mixture_of_faults_keeps_order_and_leaks_nothing(
-    open_bench: OpenBench, faults: list[str], samples: int, concurrency: int
+    open_bench: OpenBench, faults: list[str], samples: int, concurrency: int, branch_at: int | None
 ):
     async def work() -> None:
         async with open_bench() as bench:
             tasks, seen = bench.tasks(*faults), []
             pool = bench.pool(concurrency=concurrency)
-            rollouts = await pool.run(tasks, samples=samples, sampling=Sampling(seed=1), on_done=seen.append)
+            rollouts = await pool.run(
+                tasks, samples=samples, sampling=Sampling(seed=1), on_done=seen.append, branch_at=branch_at
+            )
             places = [(group, sample) for group in range(len(tasks)) for sample in range(samples)]
             assert [(r.group, r.sample) for r in rollouts] == places
             assert [r.task for r in rollouts] == [tasks[group].name for group, _ in places]
