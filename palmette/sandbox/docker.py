@@ -16,24 +16,23 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from palmette.sandbox import enter_box
-from palmette.sandbox.api import Bounds, Result, SandboxLost, Spec, StartFailed, Status
+from palmette.sandbox.api import Result, SandboxLost, Spec, StartFailed, Status
 from palmette.sandbox.capture import Capture
+from palmette.sandbox.command_sandbox import CommandSandbox
 from palmette.sandbox.docker_engine import Engine, EngineError, find_socket
 from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
 from palmette.sandbox.relay import Relay
-from palmette.sandbox.shell_files import ShellFiles
 
 _USER = "1000:1000"
 _DEFAULT_IMAGE = "debian:bookworm-slim"
 _HOLD = "while :; do sleep 3600; done"
-_LONGEST = 128 * 1024  # of one argument, to the kernel
 _POLL_S, _GRACE_S = 0.1, 0.1
 _SETUP = """
 for d in "$@"; do mkdir -p "$d" && chown 1000:1000 "$d" && chmod 755 "$d"; done
@@ -116,26 +115,16 @@ class DockerHost:
         return name
 
 
-class DockerSandbox:
+class DockerSandbox(CommandSandbox):
     """One running container; made by `DockerHost.start`."""
 
     def __init__(self, name: str, spec: Spec, engine: Engine, siblings: dict[str, DockerSandbox]) -> None:
-        self._id = name
-        self._spec = spec
+        super().__init__(name, spec)
         self._engine = engine
         self._siblings = siblings
         self._serial = 0
         self._relay: Relay | None = None
         self._running: set[asyncio.Task[Any]] = set()
-        self._lost: str | None = None
-        self._expiry: asyncio.TimerHandle | None = None
-        self._closing: asyncio.Task[None] | None = None
-        self._files = ShellFiles(self._quietly, workdir=spec.workdir, limit_bytes=spec.limits.disk_mb << 20)
-
-    @property
-    def id(self) -> str:
-        """Name of the container."""
-        return self._id
 
     @property
     def gateway_url(self) -> str | None:
@@ -171,64 +160,18 @@ class DockerSandbox:
         await self._engine.ask("POST", f"/containers/{self._id}/start")
         directories = list(dict.fromkeys((spec.workdir, *DIRECTORIES)))
         setup = {"User": "0:0", "Privileged": True, "WorkingDir": "/"}
-        done = await self._command(["/bin/sh", "-c", _SETUP, "sh", *directories], b"", setup, 1 << 16, 60.0)
+        done = await self._inside(["/bin/sh", "-c", _SETUP, "sh", *directories], b"", setup, 1 << 16, 60.0)
         if done.exit_code:
             raise StartFailed(f"image {image}: {done.stderr.decode(errors='replace').strip()[-200:] or 'has no sh'}")
         if spec.gateway:
             self._relay = Relay(await self._listener(), spec.gateway)
-        self._expiry = asyncio.get_running_loop().call_later(spec.ttl_s, self._expire)
+        self._live()
 
-    async def exec(
-        self,
-        command: str | Sequence[str],
-        *,
-        stdin: bytes = b"",
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        timeout_s: float = 60.0,
-        bounds: Bounds | None = None,
+    async def _command(
+        self, argv: list[str], stdin: bytes, env: Mapping[str, str], cwd: str, limit: int, timeout_s: float
     ) -> Result:
-        """Run an argv, or a string through ``/bin/sh -c``. Raises `SandboxLost`; `bounds` only bound the output."""
-        self._check()
-        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
-        if not argv:
-            raise ValueError("an empty command")
-        if any(len(word.encode()) >= _LONGEST for word in argv):
-            text = b"cannot start a command: Argument list too long\n"
-            return Result(status=Status.EXITED, exit_code=126, stdout=b"", stderr=text, truncated=False, wall_s=0.0)
-        place = os.path.join(self._spec.workdir, cwd or "")
-        config = {"Env": [f"{name}={value}" for name, value in (env or {}).items()], "WorkingDir": place}
-        limit = (bounds and bounds.output_bytes) or self._spec.limits.output_bytes
-        return await self._tracked(self._command(argv, stdin, config, limit, timeout_s))
-
-    async def upload(self, files_tar: bytes, path: str = ".") -> None:
-        """Unpack a tar archive below `path`. Raises `PathRefused`, `SandboxLost`."""
-        self._check()
-        await self._files.unpack(files_tar, path)
-
-    async def download(self, path: str = ".") -> bytes:
-        """Return the directory or file as a deterministic tar. Raises `PathRefused`, `SandboxLost`."""
-        self._check()
-        return await self._files.pack(path)
-
-    async def read(self, path: str) -> bytes:
-        """Return a regular file's bytes. Raises `PathRefused`, `SandboxLost`."""
-        self._check()
-        return await self._files.read(path)
-
-    async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
-        """Write a file, making parent directories. Raises `PathRefused`, `SandboxLost`."""
-        self._check()
-        await self._files.write(path, data, mode)
-
-    async def close(self) -> None:
-        """Remove the container. Idempotent; never raises for one already gone."""
-        if self._closing is None:
-            self._closing = asyncio.ensure_future(self._close("it was closed"))
-        await asyncio.shield(self._closing)
-
-    async def _quietly(self, argv: Sequence[str], stdin: bytes, limit: int) -> Result:
-        return await self._tracked(self._command(list(argv), stdin, {}, limit, 300.0))
+        config = {"Env": [f"{name}={value}" for name, value in env.items()], "WorkingDir": cwd}
+        return await self._tracked(self._inside(argv, stdin, config, limit, timeout_s))
 
     async def _tracked(self, work: Any) -> Result:
         task = asyncio.ensure_future(work)
@@ -242,12 +185,12 @@ class DockerSandbox:
                 raise SandboxLost(f"sandbox {self._id}: the engine says: {error}") from None
             if isinstance(error, EngineError) or self._lost is not None:
                 self._lost = self._lost or str(error)
-                raise self._gone() from None
+                self._check()
             raise
         finally:
             self._running.discard(task)
 
-    async def _command(
+    async def _inside(
         self, argv: list[str], stdin: bytes, config: dict[str, Any], limit: int, timeout_s: float
     ) -> Result:
         self._serial += 1
@@ -320,29 +263,14 @@ class DockerSandbox:
             raise StartFailed(f"no gateway in a container: this needs root on the engine's machine ({said})")
         return socket.socket(fileno=fds[0])
 
-    def _expire(self) -> None:
-        if self._closing is None:
-            reason = f"its time to live of {self._spec.ttl_s:g} s ended"
-            self._closing = asyncio.ensure_future(self._close(reason))
-
-    async def _close(self, why: str) -> None:
-        self._lost = self._lost or why
+    async def _end(self) -> None:
         self._siblings.pop(self._id, None)
-        if self._expiry:
-            self._expiry.cancel()
         if self._relay:
             self._relay.close()
         with suppress(EngineError):
             await self._engine.ask("DELETE", f"/containers/{self._id}", force="true", v="true")
         for task in list(self._running):
             task.cancel()
-
-    def _check(self) -> None:
-        if self._lost is not None:
-            raise self._gone()
-
-    def _gone(self) -> SandboxLost:
-        return SandboxLost(f"sandbox {self._id} is gone: {self._lost}")
 
 
 async def _feed(writer: asyncio.StreamWriter, data: bytes) -> None:

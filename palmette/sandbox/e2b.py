@@ -22,15 +22,14 @@ from typing import Any
 
 import aiohttp
 
-from palmette.sandbox.api import Bounds, Result, SandboxLost, Spec, StartFailed, Status
+from palmette.sandbox.api import Result, SandboxLost, Spec, StartFailed, Status
 from palmette.sandbox.capture import Capture
+from palmette.sandbox.command_sandbox import CommandSandbox
 from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
-from palmette.sandbox.shell_files import ShellFiles
 
 _TEMPLATE = "base"
 _DAEMON_PORT = 49983
 _LAST = 2  # flag of the frame that ends a stream
-_LONGEST = 128 * 1024  # of one argument, to the kernel
 _SETUP = """
 for d in "$@"; do mkdir -p "$d" && chown user:user "$d" && chmod 755 "$d"; done; chmod 1777 /tmp /var/tmp
 mkdir -p /.palmette && chmod 1777 /.palmette; chown -R user:user "$1"
@@ -174,29 +173,19 @@ class Daemon:
             raise SandboxLost(f"the sandbox's daemon broke off ({error})") from None
 
 
-class E2BSandbox:
+class E2BSandbox(CommandSandbox):
     """One running sandbox; made by `E2BHost.start`."""
 
     def __init__(
         self, name: str, spec: Spec, daemon: Daemon, host: E2BHost, env: Mapping[str, str], gateway: str | None
     ) -> None:
-        self._id = name
-        self._spec = spec
+        super().__init__(name, spec)
         self._daemon = daemon
         self._host = host
         self._env = env
         self._gateway = gateway
         self._serial = 0
         self._running: set[asyncio.Future[Any]] = set()
-        self._lost: str | None = None
-        self._expiry: asyncio.TimerHandle | None = None
-        self._closing: asyncio.Task[None] | None = None
-        self._files = ShellFiles(self._quietly, workdir=spec.workdir, limit_bytes=spec.limits.disk_mb << 20)
-
-    @property
-    def id(self) -> str:
-        """The service's name of the sandbox."""
-        return self._id
 
     @property
     def gateway_url(self) -> str | None:
@@ -214,57 +203,7 @@ class E2BSandbox:
         if code:
             said = captures[1].value().decode(errors="replace").strip()
             raise StartFailed(f"the template's directories cannot be made: {said or f'exit {code}'}")
-        self._expiry = asyncio.get_running_loop().call_later(self._spec.ttl_s, self._expire)
-
-    async def exec(
-        self,
-        command: str | Sequence[str],
-        *,
-        stdin: bytes = b"",
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        timeout_s: float = 60.0,
-        bounds: Bounds | None = None,
-    ) -> Result:
-        """Run an argv, or a string through ``/bin/sh -c``. Raises `SandboxLost`; `bounds` only bound the output."""
-        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
-        if not argv:
-            raise ValueError("an empty command")
-        if any(len(word.encode()) >= _LONGEST for word in argv):
-            text = b"cannot start a command: Argument list too long\n"
-            return Result(status=Status.EXITED, exit_code=126, stdout=b"", stderr=text, truncated=False, wall_s=0.0)
-        place = os.path.join(self._spec.workdir, cwd or "")
-        limit = (bounds and bounds.output_bytes) or self._spec.limits.output_bytes
-        return await self._command(argv, stdin, env or {}, place, limit, timeout_s)
-
-    async def upload(self, files_tar: bytes, path: str = ".") -> None:
-        """Unpack a tar archive below `path`. Raises `PathRefused`, `SandboxLost`."""
-        self._check()
-        await self._files.unpack(files_tar, path)
-
-    async def download(self, path: str = ".") -> bytes:
-        """Return the directory or file as a deterministic tar. Raises `PathRefused`, `SandboxLost`."""
-        self._check()
-        return await self._files.pack(path)
-
-    async def read(self, path: str) -> bytes:
-        """Return a regular file's bytes. Raises `PathRefused`, `SandboxLost`."""
-        self._check()
-        return await self._files.read(path)
-
-    async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
-        """Write a file, making parent directories. Raises `PathRefused`, `SandboxLost`."""
-        self._check()
-        await self._files.write(path, data, mode)
-
-    async def close(self) -> None:
-        """End the sandbox. Idempotent; never raises for one already gone."""
-        if self._closing is None:
-            self._closing = asyncio.ensure_future(self._close("it was closed"))
-        await asyncio.shield(self._closing)
-
-    async def _quietly(self, argv: Sequence[str], stdin: bytes, limit: int) -> Result:
-        return await self._command(list(argv), stdin, {}, "/", limit, 300.0)
+        self._live()
 
     async def _command(
         self, argv: list[str], stdin: bytes, env: Mapping[str, str], cwd: str, limit: int, timeout_s: float
@@ -321,21 +260,10 @@ class E2BSandbox:
         with suppress(SandboxLost):
             await self._follow("user", argv, {}, "/", (Capture(4096), Capture(4096)))
 
-    def _expire(self) -> None:
-        if self._closing is None:
-            self._closing = asyncio.ensure_future(self._close(f"its time to live of {self._spec.ttl_s:g} s ended"))
-
-    async def _close(self, why: str) -> None:
-        self._lost = self._lost or why
-        if self._expiry:
-            self._expiry.cancel()
+    async def _end(self) -> None:
         for work in list(self._running):
             work.cancel()
         await self._host.forget(self._id)
-
-    def _check(self) -> None:
-        if self._lost is not None:
-            raise SandboxLost(f"sandbox {self._id} is gone: {self._lost}")
 
 
 def _as(user: str) -> dict[str, str]:
