@@ -124,9 +124,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         if not points:
             continue
         style: dict[str, Any] = (
-            {"linewidth": 2.5, "marker": "o", "color": "black", "zorder": 3}
-            if name == "palmette"
-            else {"marker": "."}
+            {"linewidth": 2.5, "marker": "o", "color": "black", "zorder": 3} if name == "palmette" else {"marker": "."}
         )
         axes.plot(*zip(*points, strict=True), label=name, **style)
     first = rows[0]
