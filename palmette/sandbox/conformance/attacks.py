@@ -117,12 +117,19 @@ syscall("capset", 126, 91, (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint3
 tried("chown", lambda: os.chown("/tmp", 0, 0), REFUSED)
 shutil.copy("/usr/bin/id", "/tmp/id")
 os.chmod("/tmp/id", 0o6755)
-for command in (["/tmp/id", "-u"], ["su", "-c", "id -u"], ["sudo", "-n", "id", "-u"], ["newgrp", "root"]):
-    try:
-        if subprocess.run(command, capture_output=True, timeout=5, stdin=subprocess.DEVNULL).stdout.strip() == b"0":
+for command in (["/tmp/id", "-u"], ["su", "-c", "id -u"], ["sudo", "-n", "id", "-u"]):
+    with open("/tmp/who", "w+b") as told:
+        try:
+            run = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=told, stderr=told, start_new_session=True)
+        except OSError:
+            continue
+        try:
+            run.wait(2)
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)
+        told.seek(0)
+        if told.read().strip() == b"0":
             escaped.append(command)
-    except (OSError, subprocess.TimeoutExpired):
-        pass
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 if status["NoNewPrivs"].strip() != "1" or int(status["CapBnd"], 16):
     escaped.append(status["CapBnd"])
