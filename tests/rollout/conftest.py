@@ -203,8 +203,9 @@ class Faulty:
     async def snapshot(self) -> FaultySnapshot:
         if self._fault == "busy":
             raise Busy("a command runs")
+        snapshot = FaultySnapshot(await self._inner.snapshot(), self._host, self._fault)
         self._host.snapshots += 1
-        return FaultySnapshot(await self._inner.snapshot(), self._host, self._fault)
+        return snapshot
 
     async def fork(self, n: int = 1) -> list[Faulty]:
         raise NotImplementedError("rollouts fork snapshots")

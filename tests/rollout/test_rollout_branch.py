@@ -190,6 +190,21 @@ async def test_cancelling_leaves_nothing(open_bench: OpenBench, fault: str, host
         assert time.monotonic() - before_s < 4.0
 
 
+@pytest.mark.slow
+async def test_cancelling_at_any_moment_leaves_nothing(open_bench: OpenBench):
+    async with open_bench("namespace") as bench:
+        (first, *_) = await grow(bench, "seeded", n=3)
+        if first.outcome is Outcome.SANDBOX_START:
+            pytest.skip(first.detail)
+        for part in range(20):
+            running = asyncio.ensure_future(grow(bench, "seeded", n=3))
+            await asyncio.wait([running], timeout=first.wall_s * part / 15)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            assert bench.host._inner._sandboxes == {}
+            assert (bench.host.snapshots, bench.gateway._sessions) == (0, {})
+
+
 async def test_a_pool_branches_groups_and_a_lost_branch_goes_on_from_the_trunk_again(open_bench: OpenBench):
     async with open_bench() as bench:
         tasks = bench.tasks("second-lost", "right", "talks")
