@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,11 +17,15 @@ from torch import Tensor
 
 from palmette.train.pairs import Pairs
 from palmette.trajectory.cut import cut
-from palmette.trajectory.layout import Layout, Part, lay_out
+from palmette.trajectory.layout import BLOCK_PAIRS, Layout, Part, lay_out
 from palmette.trajectory.trie import NONE, build
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from palmette.train.samples import Sample
+
+_BLOCK_WORTH = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,14 +94,20 @@ def flat(samples: Sequence[Sample], token_budget: int, device: torch.device | st
     return Plan(passes=tuple(passes), pairs=Pairs.of(samples, device))
 
 
-def tree(samples: Sequence[Sample], token_budget: int, device: torch.device | str = "cpu") -> Plan:
-    """Plan the tree of all samples, cut into parts of at most `token_budget` tokens.
+def tree(
+    samples: Sequence[Sample],
+    token_budget: int,
+    device: torch.device | str = "cpu",
+    *,
+    block_pairs: int = BLOCK_PAIRS,
+) -> Plan:
+    """Plan the tree of all samples, cut into parts of at most `token_budget` tokens; see `lay_out` for `block_pairs`.
 
     Tokens with different recorded routes are different tokens, also where their ids agree.
     """
     routes = _routes(samples)
     trie, parts = cut(build([sample.token_ids_T for sample in samples], also=routes or None), token_budget)
-    layout = lay_out(trie, parts)
+    layout = lay_out(trie, parts, block_pairs=block_pairs)
     route_NLK = None
     if routes:
         route_NLK = np.empty((len(layout.token_ids_N), *routes[0].shape[1:]), np.int64)
@@ -112,6 +122,23 @@ def tree(samples: Sequence[Sample], token_budget: int, device: torch.device | st
         for part, first, last in zip(layout.parts, bounds[:-1], bounds[1:], strict=True)
     ]
     return Plan(passes=tuple(passes), pairs=Pairs.of(samples, device), layout=layout)
+
+
+def plan(model: PreTrainedModel, samples: Sequence[Sample], token_budget: int, *, as_tree: bool = True) -> Plan:
+    """Plan `samples` for `model`: as the tree they make, or each on its own row."""
+    if not as_tree:
+        return flat(samples, token_budget, model.device)
+    return tree(samples, token_budget, model.device, block_pairs=block_pairs(model.config))
+
+
+def block_pairs(config: Any) -> int:
+    """Return how many attention pairs one more block is worth: its cost is fixed, a pair's grows with the width.
+
+    Measured on a CPU: 8,192, 2,048 to 4,096 and 1,024 to 2,048 for heads times head size of 128, 384 and 1,024.
+    """
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    return max(_BLOCK_WORTH // (heads * (getattr(text, "head_dim", None) or text.hidden_size // heads)), 1)
 
 
 def batches(samples: Sequence[Sample], token_budget: int) -> list[list[int]]:

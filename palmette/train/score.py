@@ -23,7 +23,7 @@ def score_samples(
     model: PreTrainedModel, samples: Sequence[Sample], token_budget: int, *, tree: bool = True
 ) -> list[np.ndarray]:
     """Return `model`'s log-prob of each sampled token of each sample (float32 _T, 0 where given)."""
-    plan = (pack.tree if tree else pack.flat)(samples, token_budget, model.device)
+    plan = pack.plan(model, samples, token_budget, as_tree=tree)
     logprob_M = torch.zeros(len(plan.pairs))
 
     def keep(asked: Pass, answer: Answer) -> None:

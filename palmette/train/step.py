@@ -64,7 +64,7 @@ def gradients(
     if model.training:
         raise ValueError("put the model in eval mode: training here is without dropout")
     totals = totals or Totals.of(samples)
-    plan = (pack.tree if tree else pack.flat)(samples, token_budget, model.device)
+    plan = pack.plan(model, samples, token_budget, as_tree=tree)
     sums: dict[str, float] = {}
 
     def add(metrics: dict[str, Tensor]) -> None:

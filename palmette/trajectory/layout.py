@@ -6,7 +6,7 @@ are its heavy path and lie side by side. What else hangs on a path follows it, d
 - tokens of one heavy path see each other in one causal *square*;
 - all that hangs on a node sees the path above in one unmasked *rectangle*;
 - the descendants of a token are the tokens from itself up to `end`: row i may see column j iff j <= i < end_j;
-- a bunch of tiny subtrees costs less as one *masked* square than as many blocks (`_BLOCK_PAIRS`).
+- a bunch of tiny subtrees costs less as one *masked* square than as many blocks (`block_pairs`).
 
 A path is left by a lighter child at most log2(N) times on the way down, so that few rectangles lie above any token.
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 from palmette.trajectory.trie import NONE, Trie
 
-_BLOCK_PAIRS = 2048  # attention pairs that take as long as the fixed cost of one more block (measured, docs/log.md)
+BLOCK_PAIRS = 2048  # attention pairs that take as long as the fixed cost of one more block, for wide models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,11 +82,14 @@ class Layout:
         return self.index_T[self.offset_B[sequence] : self.offset_B[sequence + 1]]
 
 
-def lay_out(trie: Trie, parts: Sequence[tuple[int, Sequence[int]]] | None = None) -> Layout:
+def lay_out(
+    trie: Trie, parts: Sequence[tuple[int, Sequence[int]]] | None = None, *, block_pairs: int = BLOCK_PAIRS
+) -> Layout:
     """Put a trie in order; `parts` are (index of the parent part or NONE, nodes), parents first, None for one part.
 
-    Above a node of a part come nodes of the same part, or of the chain of parts above it. Raises `ValueError` when
-    the parts do not hold every node once.
+    One more block of attention is worth `block_pairs` pairs that need not be computed. Above a node of a part come
+    nodes of the same part, or of the chain of parts above it. Raises `ValueError` when the parts do not hold every
+    node once.
     """
     given = parts if parts is not None else [(NONE, range(len(trie.parent_K)))]
     part_K = np.full(len(trie.parent_K), NONE)
@@ -98,7 +101,7 @@ def lay_out(trie: Trie, parts: Sequence[tuple[int, Sequence[int]]] | None = None
         if (part_K[list(nodes)] != NONE).any():
             raise ValueError("a node lies in two parts")
         part_K[list(nodes)] = number
-        placed = _Placing(trie, nodes)
+        placed = _Placing(trie, nodes, block_pairs)
         start = laid[-1].end if laid else 0
         for node, place in zip(placed.order, placed.places, strict=True):
             place_K[node] = place
@@ -181,6 +184,7 @@ class _Placing:
 
     trie: Trie
     nodes: Sequence[int]
+    block_pairs: int
     order: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -224,11 +228,11 @@ class _Placing:
         plans: list[_Plan] = []
         for root in roots:
             tokens = self._size[root]
-            apart, fused = self._cost(root), tokens * tokens + _BLOCK_PAIRS
+            apart, fused = self._cost(root), tokens * tokens + self.block_pairs
             plan = _Plan(roots=[root], tokens=tokens, cost=min(apart, fused), fused=fused < apart)
             if plans:
                 both = plans[-1].tokens + tokens
-                joint = both * both + _BLOCK_PAIRS
+                joint = both * both + self.block_pairs
                 if joint < plans[-1].cost + plan.cost:
                     plans[-1] = _Plan(roots=[*plans[-1].roots, root], tokens=both, cost=joint, fused=True)
                     continue
@@ -238,12 +242,12 @@ class _Placing:
     def _cost(self, root: int) -> int:
         """Return the cost of a subtree as blocks, planning all that hangs on its heavy path."""
         path = self._heavy_path(root)
-        above, cost = 0, _BLOCK_PAIRS
+        above, cost = 0, self.block_pairs
         for place, node in enumerate(path):
             above += int(self.trie.length_K[node])
             light = [child for child in self._children[node] if path[place + 1 : place + 2] != [child]]
             self._plans[node] = plans = self._plan(light) if light else []
-            cost += sum(plan.cost + plan.tokens * above for plan in plans) + _BLOCK_PAIRS * bool(plans)
+            cost += sum(plan.cost + plan.tokens * above for plan in plans) + self.block_pairs * bool(plans)
         return cost + above * (above + 1) // 2
 
     def _place_all(self, plans: list[_Plan]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,9 +13,8 @@ from palmette.model import blocks, dense
 from palmette.model.dense import Columns
 from palmette.model.relay import Relay, tap
 from palmette.model.tree_attention import TreePass, attend
-from palmette.trajectory import layout as layout_module
 from palmette.trajectory.cut import cut
-from palmette.trajectory.layout import Layout, lay_out
+from palmette.trajectory.layout import BLOCK_PAIRS, Layout, lay_out
 from palmette.trajectory.trie import NONE, build
 
 F64 = torch.float64
@@ -34,8 +32,7 @@ def forest(seed: int, rows: int = 12, longest: int = 20) -> list[np.ndarray]:
 
 
 def laid(seed: int, budget: int, block_pairs: int, **shape: int) -> Layout:
-    with mock.patch.object(layout_module, "_BLOCK_PAIRS", block_pairs):
-        return lay_out(*cut(build(forest(seed, **shape)), budget))
+    return lay_out(*cut(build(forest(seed, **shape)), budget), block_pairs=block_pairs)
 
 
 def ancestors(layout: Layout) -> Tensor:
@@ -173,7 +170,7 @@ def test_values_narrower_and_wider_than_keys(value_size: int) -> None:
 def test_rounding_of_long_blocks(dtype: torch.dtype, bound: float) -> None:
     """Blocks so long that the kernel's own thresholds decide; gradients of gateways add up in fp32."""
     for budget in (10**6, 600):
-        layout = laid(7, budget, layout_module._BLOCK_PAIRS, rows=3, longest=700)
+        layout = laid(7, budget, BLOCK_PAIRS, rows=3, longest=700)
         tensors = drawn(layout, 2, 2, 16, 16, dtype)
         for got, expected in zip(by_parts(layout, tensors, by_blocks), plain(layout, tensors), strict=True):
             assert got.dtype == dtype

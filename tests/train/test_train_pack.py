@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import LlamaConfig
 
 from palmette.train import pack
-from palmette.train.pack import batches
+from palmette.train.pack import batches, block_pairs
 from palmette.train.samples import Sample, from_demonstration
 
 
@@ -93,3 +94,10 @@ def _contexts(plan: pack.Plan, asked: pack.Pass) -> list[tuple[int, ...]]:
             place = int(layout.source_N[place])
         found.append(tuple(path[::-1]))
     return found
+
+
+def test_narrow_models_fuse_more() -> None:
+    shapes = [(4, 32), (6, 64), (16, 64)]
+    worth = [block_pairs(LlamaConfig(num_attention_heads=heads, head_dim=size)) for heads, size in shapes]
+    assert worth == [7812, 2604, 976]
+    assert block_pairs(LlamaConfig(hidden_size=64, num_attention_heads=4)) == 1_000_000 // 64

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palmette.trajectory import layout as layout_module
 from palmette.trajectory.cut import cut
-from palmette.trajectory.layout import Layout, lay_out
+from palmette.trajectory.layout import BLOCK_PAIRS, Layout, lay_out
 from palmette.trajectory.trie import NONE, build
 
 Row = list[int]
@@ -22,9 +20,10 @@ Forests = st.SearchStrategy[list[Row]]
 
 
 def laid(rows: Sequence[Row], budget: int | None = None, block_pairs: int = 0) -> Layout:
-    with mock.patch.object(layout_module, "_BLOCK_PAIRS", block_pairs):
-        trie = build([np.array(row, np.int64) for row in rows])
-        return lay_out(*cut(trie, budget)) if budget else lay_out(trie)
+    trie, parts = build([np.array(row, np.int64) for row in rows]), None
+    if budget:
+        trie, parts = cut(trie, budget)
+    return lay_out(trie, parts, block_pairs=block_pairs)
 
 
 def prefixes(layout: Layout, rows: Sequence[Row]) -> list[tuple[int, ...]]:
@@ -134,8 +133,7 @@ def test_blocks_and_gateways_of_any_connected_parts(
         if part_K[-1] == len(parts):
             parts.append((parent, []))
         parts[part_K[-1]][1].append(node)
-    with mock.patch.object(layout_module, "_BLOCK_PAIRS", block_pairs):
-        check(lay_out(trie, parts), rows)
+    check(lay_out(trie, parts, block_pairs=block_pairs), rows)
 
 
 def test_by_hand() -> None:
@@ -170,7 +168,7 @@ def test_few_rectangles_lie_above_any_token() -> None:
         row = tree[rng.integers(len(tree))]
         tree.append(np.concatenate([row[: rng.integers(len(row) + 1)], rng.integers(0, 99, rng.integers(1, 30))]))
     for rows in (turns, tree):
-        for block_pairs in (0, layout_module._BLOCK_PAIRS):
+        for block_pairs in (0, BLOCK_PAIRS):
             layout = laid([row.tolist() for row in rows], block_pairs=block_pairs)
             (part,) = layout.parts
             above_N = np.zeros(part.num_tokens + 1, int)
