@@ -25,8 +25,9 @@ from palmette.sandbox.api import Bounds, Busy, Result, SandboxLost, Spec, StartF
 from palmette.sandbox.capture import Output
 from palmette.sandbox.cgroup import own_name
 from palmette.sandbox.descriptors import memory_file, readable
+from palmette.sandbox.fake_snapshot import FakeSnapshot, copy_files
 from palmette.sandbox.files import Files
-from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
+from palmette.sandbox.layout import DIRECTORIES, PATH, argv_of, check_spec
 from palmette.sandbox.ledger import HEARTBEAT_S, Cost, Ledger, entry
 from palmette.sandbox.stream import Ends, RunningProcess
 
@@ -206,7 +207,7 @@ class FakeSandbox:
         terminal: bool,
     ) -> subprocess.Popen[bytes] | Result:
         """Start a command with its three streams, which are closed here; what it says when it cannot start."""
-        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+        argv = argv_of(command)
 
         def dress() -> None:
             for what, value in _rlimits(bounds):
@@ -296,7 +297,9 @@ class FakeSandbox:
             raise Busy(f"sandbox {self._id} {why}")
         for session in self._sessions:
             _kill_session(session)
-        return FakeSnapshot(await asyncio.to_thread(_copy, self._root, self._host.scratch()), self._spec, self._host)
+        return FakeSnapshot(
+            await asyncio.to_thread(copy_files, self._root, self._host.scratch()), self._spec, self._host
+        )
 
     async def fork(self, n: int = 1) -> list[FakeSandbox]:
         """Start `n` copies. Raises `Busy`, `SandboxLost`."""
@@ -355,30 +358,6 @@ class FakeSandbox:
         return {**fixed, **self._spec.env}
 
 
-class FakeSnapshot:
-    """A copy of the files; made by `FakeSandbox.snapshot`."""
-
-    def __init__(self, root: str, spec: Spec, host: FakeHost) -> None:
-        self._root = root
-        self._spec = spec
-        self._host = host
-
-    async def fork(self, n: int = 1) -> list[FakeSandbox]:
-        """Start `n` sandboxes from a copy of the copy each. Raises `StartFailed` when closed."""
-        if not self._root:
-            raise StartFailed("the snapshot is closed")
-        if n < 1:
-            raise ValueError(f"fork(n) needs n of at least 1, not {n}")
-        roots = [await asyncio.to_thread(_copy, self._root, self._host.scratch()) for _ in range(n)]
-        return [self._host.inhabit(root, self._spec) for root in roots]
-
-    async def close(self) -> None:
-        """Remove the copy. Idempotent."""
-        root, self._root = self._root, ""
-        if root:
-            await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
-
-
 def _reap(process: subprocess.Popen[bytes]) -> tuple[int, Usage]:
     """Return the exit code and what was used, of a process that has ended or is about to."""
     _, status, used = os.wait4(process.pid, 0)
@@ -393,11 +372,6 @@ def _kill_session(leader: int) -> None:
 def _signal_session(leader: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)
-
-
-def _copy(root: str, to: str) -> str:
-    subprocess.run(["cp", "-a", f"{root}/.", to], check=True, capture_output=True)  # links, fifos, holes and all
-    return to
 
 
 def _rlimits(bounds: Bounds | None) -> list[tuple[int, int]]:

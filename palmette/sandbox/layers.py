@@ -6,6 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from palmette.sandbox.api import SandboxError
+
+_DEPTH = 64  # layers; the next fork copies them into one
+_DEPTH_OF_IMAGES = 400  # these cannot be copied into one; the kernel takes 500
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
@@ -37,6 +42,18 @@ class Layers:
         """Return a number for a layer that no other has had."""
         self._serial += 1
         return self._serial
+
+    def turn(self, stack: Stack, *, image: bool) -> tuple[Stack, int, bool]:
+        """Return a stack with a fresh top over `stack`, the layer its root is kept as (0: none), and if by copying.
+
+        Raises `SandboxError` where there are too many layers, which over an image cannot be copied into one.
+        """
+        lowers = stack.frozen()
+        if len(lowers) >= _DEPTH_OF_IMAGES:
+            raise SandboxError(f"{len(lowers)} forks of forks are as many as there can be over an image")
+        flat = len(lowers) >= _DEPTH and not image
+        kept = self.fresh() if flat or not lowers else 0
+        return Stack(top=self.fresh(), lowers=(str(kept),) if kept else lowers), kept, flat
 
     def hold(self, names: Iterable[str]) -> None:
         """Hold each of `names` once more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from palmette.sandbox.api import Spec
 
@@ -21,3 +22,11 @@ def check_spec(spec: Spec) -> None:
     for path in (spec.workdir, *spec.readonly, *filter(None, (spec.root,))):
         if not path.startswith("/") or os.path.normpath(path) != path or path == "/" or "\0" in path:
             raise ValueError(f"{path!r} must be an absolute, normalised path below /")
+
+
+def argv_of(command: str | Sequence[str]) -> tuple[str, ...]:
+    """Return what to run: a string goes through a shell. Raises `ValueError` for nothing."""
+    argv = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
+    if not argv:
+        raise ValueError("an empty command")
+    return argv

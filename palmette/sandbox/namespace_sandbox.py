@@ -17,8 +17,9 @@ from palmette.sandbox.api import Bounds, Busy, Result, SandboxError, SandboxLost
 from palmette.sandbox.descriptors import readable
 from palmette.sandbox.files import Files
 from palmette.sandbox.layers import Stack
-from palmette.sandbox.layout import PATH
+from palmette.sandbox.layout import PATH, argv_of
 from palmette.sandbox.ledger import Cost, entry
+from palmette.sandbox.namespace_snapshot import NamespaceSnapshot, settled
 from palmette.sandbox.relay import Relay
 from palmette.sandbox.server import START_TIMEOUT_S, Server, explained
 from palmette.sandbox.stream import Ends, RunningProcess
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from palmette.sandbox.namespace import NamespaceHost
 
 GATEWAY_URL = "http://127.77.0.1:8000"
-_DEPTH = 64  # layers; the next fork copies them into one
-_DEPTH_OF_IMAGES = 400  # these cannot be copied into one; the kernel takes 500
 
 
 class NamespaceSandbox:
@@ -77,7 +76,7 @@ class NamespaceSandbox:
         bounds: Bounds | None = None,
     ) -> Result:
         """Run an argv, or a string through ``/bin/sh -c``. Raises `SandboxLost`."""
-        argv = _argv(command)
+        argv = argv_of(command)
         agent = await self._ready_for_commands()
         with self._watching(timeout_s):
             killed = self._server.cgroups.out_of_memory(self._id)
@@ -102,7 +101,7 @@ class NamespaceSandbox:
         terminal: tuple[int, int] | None = None,
     ) -> RunningProcess:
         """Start a command with pipes, or with a terminal of (rows, columns). Raises `SandboxLost`."""
-        argv = _argv(command)
+        argv = argv_of(command)
         agent = await self._ready_for_commands()
         ends = Ends(terminal, None if self._server.rootless else self._uid)
         kind = {"TERM": "xterm-256color"} if terminal else {}
@@ -180,7 +179,7 @@ class NamespaceSandbox:
     async def pause(self) -> None:
         """Stop every process where it is. Idempotent. Raises `SandboxLost`, and `SandboxError` without a freezer."""
         async with self._still:
-            self._check()
+            self._alive()
             if not self._server.cgroups.freezes:
                 raise SandboxError(f"sandbox {self._id} cannot be paused: no cgroup freezer here")
             if not self._paused:
@@ -194,7 +193,7 @@ class NamespaceSandbox:
     async def resume(self) -> None:
         """Let the processes go on. Idempotent. Raises `SandboxLost`."""
         async with self._still:
-            self._check()
+            self._alive()
             self._resume()
 
     def cost(self) -> Cost:
@@ -319,20 +318,13 @@ class NamespaceSandbox:
                     await asyncio.wait([turned])
                 yield snapshot, turned
             finally:
-                await _settled(turned)
+                await settled(turned)
 
     def _turn(self) -> tuple[Stack, bytes]:
         """Return the stack with a new top over what is written so far, and the request for it."""
-        server, lowers = self._server, self._stack.frozen()
-        if len(lowers) >= _DEPTH_OF_IMAGES:
-            raise SandboxError(f"sandbox {self._id} is {len(lowers)} forks deep, as deep as over an image it can be")
-        flat = len(lowers) >= _DEPTH and not self._spec.root
-        kept = server.layers.fresh() if flat or not lowers else 0
-        if kept:
-            lowers = (str(kept),)
-        stack = Stack(top=server.layers.fresh(), lowers=lowers)
-        given = () if kept else lowers
-        return stack, server.rotation(self._spec, layer=stack.top, kept=kept, flat=flat, lowers=given)
+        stack, kept, flat = self._server.layers.turn(self._stack, image=bool(self._spec.root))
+        lowers = () if kept else stack.lowers
+        return stack, self._server.rotation(self._spec, layer=stack.top, kept=kept, flat=flat, lowers=lowers)
 
     async def _rotate(self, agent: Agent, stack: Stack, request: bytes) -> None:
         """Make what is written so far a lower layer, with a new one on it; without a `request` there is nothing new."""
@@ -397,10 +389,6 @@ class NamespaceSandbox:
             raise self._gone()
         return self._agent
 
-    def _check(self) -> None:
-        if self._lost is not None:
-            raise self._gone()
-
     def _reachable(self) -> Files:
         if self._lost is not None or self._files is None:
             raise self._gone()
@@ -408,61 +396,3 @@ class NamespaceSandbox:
 
     def _gone(self) -> SandboxLost:
         return SandboxLost(f"sandbox {self._id} is gone: {self._lost}")
-
-
-def _argv(command: str | Sequence[str]) -> tuple[str, ...]:
-    argv = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
-    if not argv:
-        raise ValueError("an empty command")
-    return argv
-
-
-async def _settled(task: asyncio.Future[None]) -> None:
-    """Wait for the end of what must not be left half done, however often somebody cancels."""
-    cancelled = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if not task.cancelled():
-        task.exception()  # told to whoever asked already
-    if cancelled:
-        raise cancelled
-
-
-class NamespaceSnapshot:
-    """Frozen layers; made by `NamespaceSandbox.snapshot`."""
-
-    def __init__(self, spec: Spec, lowers: tuple[str, ...], uid: int, host: NamespaceHost, server: Server) -> None:
-        self._spec = spec
-        self._stack = Stack(lowers=lowers)
-        self._uid = server.hold_uid(uid)
-        self._host = host
-        self._server = server
-        self._open = True
-        server.layers.hold(self._stack.names)
-
-    async def fork(self, n: int = 1) -> list[NamespaceSandbox]:
-        """Start `n` sandboxes from these files. Raises `StartFailed`; then none of them is left."""
-        if not self._open:
-            raise StartFailed("the snapshot is closed")
-        if n < 1:
-            raise ValueError(f"fork(n) needs n of at least 1, not {n}")
-        start = self._host.start_copy
-        starts = [asyncio.ensure_future(start(self._spec, self._stack.lowers, self._uid)) for _ in range(n)]
-        try:
-            return await asyncio.gather(*starts)
-        except BaseException:
-            for task in starts:
-                task.cancel()
-            done = await asyncio.gather(*starts, return_exceptions=True)
-            await asyncio.gather(*(copy.close() for copy in done if isinstance(copy, NamespaceSandbox)))
-            raise
-
-    async def close(self) -> None:
-        """Let go of the files. Idempotent."""
-        if self._open:
-            self._open = False
-            self._server.layers.release(self._stack.names)
-            self._server.return_uid(self._uid)

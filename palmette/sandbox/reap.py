@@ -12,6 +12,7 @@ import fcntl
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -137,7 +138,8 @@ def main() -> None:
     parser.add_argument("--every", type=float, metavar="SECONDS", help="go on, and reap this often")
     every_s = parser.parse_args().every
     while True:
-        print(reap(), flush=True)
+        sys.stdout.write(f"{reap()}\n")
+        sys.stdout.flush()
         if not every_s:
             return
         time.sleep(every_s)
