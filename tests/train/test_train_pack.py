@@ -98,6 +98,7 @@ def _contexts(plan: pack.Plan, asked: pack.Pass) -> list[tuple[int, ...]]:
 
 def test_narrow_models_fuse_more() -> None:
     shapes = [(4, 32), (6, 64), (16, 64)]
-    worth = [block_pairs(LlamaConfig(num_attention_heads=heads, head_dim=size)) for heads, size in shapes]
+    configs = [LlamaConfig(hidden_size=96, num_attention_heads=heads, head_dim=size) for heads, size in shapes]
+    worth = [block_pairs(config) for config in configs]
     assert worth == [7812, 2604, 976]
     assert block_pairs(LlamaConfig(hidden_size=64, num_attention_heads=4)) == 1_000_000 // 64
