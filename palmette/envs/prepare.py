@@ -16,7 +16,7 @@ from palmette.errors import UserError
 from palmette.sandbox.api import Limits, Sandbox, Spec
 from palmette.sandbox.dockerfile import Copy, Dockerfile, read_dockerfile
 from palmette.sandbox.image_build import image_below, packed
-from palmette.sandbox.images import Image, Images
+from palmette.sandbox.images import Image, Images, store
 from palmette.sandbox.layout import PATH
 
 _SLACK_S = 120.0  # starting, uploading and a queue for the verifier, on top of the two deadlines of the task
@@ -30,7 +30,7 @@ def spec_for(task: Task, *, owner: str, gateway: tuple[str, int] | None = None, 
     if need be. Raises `UserError` for a Dockerfile outside the subset, or one whose command fails.
     """
     path = task.path / "environment" / "Dockerfile"
-    dockerfile, image = _read(path), _image(path)
+    dockerfile, image = _read(path), _image(path, store())
     tools = python_toolchain() if image is None else None
     return Spec(
         owner=owner,
@@ -59,7 +59,7 @@ async def prepare_clean(sandbox: Sandbox, task: Task) -> None:
     for copy in _read(path).copies:
         if not f"{copy.target}/".startswith(f"{task.workdir}/"):
             await _put(sandbox, copy)
-    if _image(path):
+    if _image(path, store()):
         await sandbox.exec("rm -rf ./* ./.[!.]* ./..?*")
 
 
@@ -84,10 +84,10 @@ def _read(path: Path) -> Dockerfile:
 
 
 @lru_cache(maxsize=4096)
-def _image(path: Path) -> Image | None:
-    return image_below(_images(), _read(path))
+def _image(path: Path, directory: Path) -> Image | None:
+    return image_below(_images(directory), _read(path))
 
 
 @cache
-def _images() -> Images:
-    return Images()  # holds the images of this process's tasks
+def _images(directory: Path) -> Images:
+    return Images(directory)  # holds the images of this process's tasks

@@ -59,8 +59,8 @@ def _compile(sources: list[Path], target: Path) -> Path:
     cc = compiler()
     if cc is None:
         raise StartFailed(
-            "the namespace sandbox needs a C compiler: install gcc (cc), or use the host 'bubblewrap', which is weaker, "
-            "or 'fake' for trusted code"
+            "the namespace sandbox needs a C compiler: install gcc (cc), or use the host 'bubblewrap', which is "
+            "weaker, or 'fake' for trusted code"
         )
     fd, temporary = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)
     os.close(fd)

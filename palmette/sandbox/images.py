@@ -54,11 +54,17 @@ class Image:
     used: float  # seconds since 1970
 
 
+def store() -> Path:
+    """Return where this user's images are kept."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(os.path.abspath(home)) / "palmette" / "images"
+
+
 class Images:
     """The images below one directory. Finding one keeps it from being removed while this object lives."""
 
     def __init__(self, directory: Path | None = None, *, budget_bytes: int = BUDGET_BYTES) -> None:
-        self.directory = directory or _cache()
+        self.directory = directory or store()
         self.budget_bytes = budget_bytes
         self._held: dict[str, int] = {}
 
@@ -221,11 +227,6 @@ def copy_tree(source: Path, target: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise UserError(f"{source} cannot be copied: {done.stderr.strip().splitlines()[-1]}")
-
-
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.path.abspath(home)) / "palmette" / "images"
 
 
 def _full(name: str) -> str:

@@ -91,7 +91,9 @@ async def _sample(
         done += 1
         bar.update(0, tokens=rollout.sampled_tokens, rollouts=f"{done}/{total}")
 
-    rollouts = await place.pool.run(chosen, samples=config.samples, sampling=sampling, on_done=on_done)
+    rollouts = await place.pool.run(
+        chosen, samples=config.samples, sampling=sampling, on_done=on_done, branch_at=config.branch_at
+    )
     return rollouts, sum(r.sampled_tokens for r in rollouts) / max(time.monotonic() - start_s, 1e-9)
 
 

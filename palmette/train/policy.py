@@ -23,6 +23,9 @@ class OnPolicyConfig(BaseModel):
     steps: int = Field(default=12, ge=0, description="rollout-and-update steps")
     groups: int = Field(default=8, ge=1, description="tasks a step")
     samples: int = Field(default=8, ge=1, description="rollouts a task: the group that shares a baseline")
+    branch_at: int | None = Field(
+        default=None, ge=0, description="turns after which a group's rollouts part: one trunk, its sandbox forked"
+    )
     temperature: float = Field(default=1.0, gt=0, description="of sampling; log-probs are always those at 1")
     epochs: int = Field(default=1, ge=1, description="passes over the rollouts of a step")
     minibatches: int = Field(default=1, ge=1, description="updates a pass; a task's rollouts stay together")

@@ -78,7 +78,9 @@ def test_a_shell_at_a_terminal(images: Images):
         seen += _until(terminal, b"\nsandbox\r\n")
         assert b"a terminal 42" in seen
         _until(terminal, b"$ ")
-        os.write(terminal, b"cat; echo interrupted\n\x03")  # the shell hears it, not we
+        os.write(terminal, b"echo $((6 * 8)) reads; cat; echo interrupted\n")
+        _until(terminal, b"48 reads\r\n")
+        os.write(terminal, b"\x03")  # the shell hears it, not we
         _until(terminal, b"$ ")
         os.write(terminal, b"exit 5\n")
         _until(terminal, None)

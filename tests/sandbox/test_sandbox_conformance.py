@@ -7,8 +7,10 @@ import pytest
 from palmette.sandbox.conformance import CHECKS, Check, lacks
 from palmette.sandbox.hosts import HOSTS, open_host
 
+_ELSEWHERE = ("bubblewrap", "docker", "e2b")  # need something of the machine: test_sandbox_<name>.py goes through all
 
-@pytest.fixture(params=sorted(HOSTS))
+
+@pytest.fixture(params=sorted(set(HOSTS) - set(_ELSEWHERE)))
 async def host(request: pytest.FixtureRequest):
     host = open_host(request.param)
     yield host
