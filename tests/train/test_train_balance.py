@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,6 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.multiprocessing.spawn import spawn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from palmette.train.balance import Cost, imbalance, split
@@ -20,6 +21,7 @@ from palmette.train.sft import Likelihood
 from palmette.train.step import gradients
 
 _TOKENS = Cost(token=1.0, pair=0.0)
+_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}
 
 
 def _sample(tokens: list[int]) -> Sample:
@@ -98,8 +100,13 @@ def _worker(rank: int, workers: int, meeting: str, result: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_sum_to_one(tmp_path: Path) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    spawn(_worker, args=(2, str(tmp_path / "meeting"), str(tmp_path / "sum.pt")), nprocs=2)
+    command = [sys.executable, __file__, "2", str(tmp_path / "meeting"), str(tmp_path / "sum.pt")]
+    workers = [subprocess.Popen([*command, str(rank)], env=os.environ | _LOOPBACK) for rank in range(2)]
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     samples, _, model = _job()
     gradients(model, samples, Likelihood(), token_budget=10**6)
     assert torch.allclose(torch.load(tmp_path / "sum.pt"), _flat_gradient(model), rtol=1e-4, atol=1e-7)
+
+
+if __name__ == "__main__":  # one of the two processes
+    _worker(int(sys.argv[4]), int(sys.argv[1]), sys.argv[2], sys.argv[3])
