@@ -90,7 +90,7 @@ def _run(arguments: argparse.Namespace, dtype: torch.dtype, names: Sequence[str]
                 yield from show(measure(experts, "qwen3-moe", problem, flat_methods(), methods, arguments.repeats))
     if arguments.plot:
         found: list[Row] = []
-        for rows in sweep(model, label, methods, arguments.repeats, length=96 if arguments.quick else 384):
+        for rows in sweep(model, label, methods, arguments.repeats, length=96 if arguments.quick else 192):
             found += rows
             yield from show(rows)
         name = arguments.plot.stem if dtype == torch.float32 else f"{arguments.plot.stem}_{_short(dtype)}"
