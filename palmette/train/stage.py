@@ -33,8 +33,8 @@ _LOG = logging.getLogger("palmette.train")
 class Stage:
     """One stage of a run that trains `model`; goes on from its last checkpoint if there is one.
 
-    `step` steps are done; `tree` tells whether samples are trained as the tree they make. Everything random comes from
-    the run's seed and the stage's name, so an interrupted stage ends with the weights of one that was not.
+    `step` steps are done; everything random comes from the run's seed and the stage's name, so an interrupted stage
+    ends with the weights of one that was not.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Stage:
     ) -> None:
         self.run, self.name, self.model = run, name, model
         self._way = way or TrainConfig()
-        self.tree = self._way.tree == "on"
+        self._tree = self._way.tree == "on"
         self._checked = False
         self.optimiser = Optimiser(model, config, max(updates, 1))
         self.seed = crc32(f"{seed}/{name}".encode())
@@ -66,11 +66,18 @@ class Stage:
         if found := checkpoint.latest(self._folder):
             self._position = checkpoint.load(found, model, self.optimiser, self.generator)
             self._saved = self._position.step
+            if (proven := self._position.extra.get("tree")) is not None:  # scores must not change with an interruption
+                self._checked, self._tree = True, self._tree and bool(proven)
 
     @property
     def step(self) -> int:
         """Number of finished steps."""
         return self._position.step
+
+    @property
+    def tree(self) -> bool:
+        """Whether samples are computed as the tree they make: as asked, once the stage has checked that it may."""
+        return self._tree and self._checked
 
     @property
     def version(self) -> int:
@@ -114,7 +121,7 @@ class Stage:
         """Do one step in a thread: an update for each part that has samples.
 
         Logs and returns `numbers` with the mean of the updates' metrics. A cancellation waits for the step to end, so
-        weights, position and log always agree. The first step of a process checks that training on trees gives this
+        weights, position and log always agree. The first step of a stage checks that training on trees gives this
         model's own gradient, and goes on without trees if not.
         """
 
@@ -159,11 +166,11 @@ class Stage:
     def _check(self, samples: Sequence[Sample], objective: Objective, token_budget: int) -> dict[str, float]:
         """Compare tree and flat gradients of a few samples; return what was found as metrics."""
         self._checked = True
-        if not self.tree:
+        if not self._tree:
             return {}
         error = tree_error(self.model, samples, objective)
         if not error <= tolerance(self.model):
-            self.tree = False
+            self._tree = False
             _LOG.warning(
                 "%s: gradients over trees differ from those of %s itself (relative error %.1e, allowed %.0e); training "
                 "goes on without trees, slower; set train.tree = off to skip this check",
@@ -186,7 +193,7 @@ class Stage:
             step=self.step,
             version=self._position.version,
             store_offset=self._position.store_offset,
-            extra={"seconds": seconds},
+            extra={"seconds": seconds} | ({"tree": float(self._tree)} if self._checked else {}),
         )
         checkpoint.save(self._folder, self.model, self.optimiser, self.generator, position)
         self._position, self._started_s, self._saved = position, time.monotonic(), self.step

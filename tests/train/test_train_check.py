@@ -59,6 +59,7 @@ def _stage(path: Path, model: PreTrainedModel, way: TrainConfig) -> Stage:
 
 async def _weights(path: Path, model: PreTrainedModel, samples: list[Sample], way: TrainConfig) -> tuple[Stage, list]:
     stage = _stage(path, model, way)
+    assert not stage.tree  # nothing is scored on trees before the check
     with stage.kept():
         rows = [await stage.advance(lambda _: [samples], Likelihood(), token_budget=40) for _ in range(2)]
     return stage, rows
@@ -68,6 +69,10 @@ async def test_a_stage_checks_once_and_trains_on_trees(tmp_path: Path, tiny_mode
     trees, flat = tiny_model("qwen3"), tiny_model("qwen3")
     stage, rows = await _weights(tmp_path / "a", trees, samples, TrainConfig(measure=True))
     assert stage.tree
+    again = Stage(
+        stage.run, stage.name, tiny_model("qwen3"), OptimConfig(lr=1e-3), updates=3, seed=1, checkpoint_every=9
+    )
+    assert (again.step, again.tree) == (2, True)  # what is scored on trees does not change with an interruption
     assert rows[0]["tree_error"] < 1e-6
     assert rows[0]["tree_speedup"] > 0
     assert "tree_error" not in rows[1]
