@@ -13,7 +13,7 @@ demo: setup
 	@$(BIN)/palmette run recipes/demo.toml $(or $(ARGS),--resume)
 
 test: setup lint
-	$(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
