@@ -25,7 +25,7 @@ from palmette.engine.api import (
 class Subject:
     """An engine under test; it must be able to answer with at least 24 tokens, not all the same, before it stops."""
 
-    make: Callable[[], Engine]  # a new engine of version 0, with a context of at least 128 tokens
+    make: Callable[[], Engine | Awaitable[Engine]]  # a new engine of version 0, its context at least 128 tokens
     vocab: int  # at least 16
     weights: Callable[[], Mapping[str, Any]]  # other weights that `load` takes
     samples: bool = True  # False where seeds and temperature do not matter
@@ -36,7 +36,7 @@ _GREEDY = Sampling(max_tokens=24, temperature=0.0)
 
 async def check_completion(subject: Subject) -> None:
     """Ids lie in the vocabulary, each has a log-prob, the length limit is exact, the version is the engine's."""
-    engine = subject.make()
+    engine = await _opened(subject)
     completion = await engine.complete(_prompt(subject, 0), Sampling(max_tokens=9))
     assert len(completion.token_ids) == len(completion.logprobs) == 9
     assert all(0 <= token < subject.vocab for token in completion.token_ids)
@@ -48,7 +48,7 @@ async def check_completion(subject: Subject) -> None:
 
 async def check_score(subject: Subject) -> None:
     """`score` gives the log-probs that `complete` gave, over turns that extend one another, alone and in company."""
-    engine = subject.make()
+    engine = await _opened(subject)
     ids, tails = _prompt(subject, 1), []
     for turn in range(3):
         completion = await engine.complete(ids, Sampling(max_tokens=7 + turn, temperature=0.7, seed=turn))
@@ -65,7 +65,7 @@ async def check_score(subject: Subject) -> None:
 
 async def check_stop_ids(subject: Subject) -> None:
     """A completion ends with the first stop id, which is its last token."""
-    engine = subject.make()
+    engine = await _opened(subject)
     prompt = _prompt(subject, 2)
     free = (await engine.complete(prompt, _GREEDY)).token_ids
     stop = free[12]
@@ -80,7 +80,7 @@ async def check_stop_ids(subject: Subject) -> None:
 
 async def check_context(subject: Subject) -> None:
     """A prompt that fills the context raises; one that leaves room for a token gets one."""
-    engine = subject.make()
+    engine = await _opened(subject)
     full = _prompt(subject, 3, length=engine.context_tokens)
     await _assert_raises(ContextExhausted, engine.complete(full, Sampling()))
     last = await engine.complete(full[:-1], Sampling())
@@ -91,7 +91,7 @@ async def check_context(subject: Subject) -> None:
 
 async def check_misuse(subject: Subject) -> None:
     """No ids, ids outside the vocabulary and a token limit below one are `ValueError`s; the engine lives on."""
-    engine = subject.make()
+    engine = await _opened(subject)
     await _assert_raises(ValueError, engine.complete((), Sampling()))
     await _assert_raises(ValueError, engine.complete((-1,), Sampling()))
     await _assert_raises(ValueError, engine.complete(_prompt(subject, 0), Sampling(max_tokens=0)))
@@ -103,10 +103,10 @@ async def check_concurrent(subject: Subject) -> None:
     """Requests of different lengths that join at different times get what each gets alone, under greedy decoding."""
     prompts = [_prompt(subject, k, length=3 + 11 * k % 50) for k in range(10)]
     prompts += prompts[:3]
-    engine = subject.make()
+    engine = await _opened(subject)
     alone = [await engine.complete(prompt, _GREEDY) for prompt in prompts]
     await engine.close()
-    engine = subject.make()
+    engine = await _opened(subject)
 
     async def late(prompt: tuple[int, ...], steps: int) -> Completion:
         await asyncio.sleep(0.003 * steps)
@@ -121,7 +121,7 @@ async def check_concurrent(subject: Subject) -> None:
 
 async def check_seeds(subject: Subject) -> None:
     """A seed gives the same completion alone and in company; another seed another one."""
-    engine = subject.make()
+    engine = await _opened(subject)
     prompt, sampling = _prompt(subject, 4), Sampling(max_tokens=24, seed=11)
     alone = await engine.complete(prompt, sampling)
     company = [engine.complete(_prompt(subject, k), Sampling(max_tokens=30, temperature=1.5)) for k in range(6)]
@@ -136,7 +136,7 @@ async def check_seeds(subject: Subject) -> None:
 
 async def check_cancel(subject: Subject) -> None:
     """A cancelled request leaves the others alone."""
-    engine = subject.make()
+    engine = await _opened(subject)
     prompts = [_prompt(subject, k) for k in range(5)]
     alone = [await engine.complete(prompt, _GREEDY) for prompt in prompts]
     tasks = [asyncio.ensure_future(engine.complete(prompt, _GREEDY)) for prompt in prompts]
@@ -156,7 +156,7 @@ async def check_stream(subject: Subject) -> None:
 
     Nothing is checked of an engine that does not stream.
     """
-    engine = subject.make()
+    engine = await _opened(subject)
     if isinstance(engine, StreamingEngine):
         prompt, sampling = _prompt(subject, 6), Sampling(max_tokens=24, seed=3)
         told: list[tuple[int, float]] = []
@@ -187,7 +187,7 @@ async def _check_silence(engine: StreamingEngine, prompt: tuple[int, ...], sampl
 
 async def check_load(subject: Subject) -> None:
     """What was asked before a load keeps the old version; afterwards the new one is carried, cached prefixes or not."""
-    engine = subject.make()
+    engine = await _opened(subject)
     prompt = _prompt(subject, 5, length=40)
     before = await engine.complete(prompt, _GREEDY)
     under_way = [asyncio.ensure_future(engine.complete(prompt, _GREEDY)) for _ in range(3)]
@@ -208,7 +208,7 @@ async def check_load(subject: Subject) -> None:
 
 async def check_close(subject: Subject) -> None:
     """Closing twice is fine; what is under way or comes later raises `EngineError`."""
-    engine = subject.make()
+    engine = await _opened(subject)
     under_way = [asyncio.ensure_future(engine.complete(_prompt(subject, k), _GREEDY)) for k in range(3)]
     await asyncio.sleep(0)
     await engine.close()
@@ -233,6 +233,11 @@ CHECKS: tuple[Callable[[Subject], Awaitable[None]], ...] = (
     check_load,
     check_close,
 )
+
+
+async def _opened(subject: Subject) -> Engine:
+    made = subject.make()
+    return await made if isinstance(made, Awaitable) else made
 
 
 def _prompt(subject: Subject, seed: int, length: int = 37) -> tuple[int, ...]:
