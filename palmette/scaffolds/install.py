@@ -3,129 +3,191 @@
     $XDG_CACHE_HOME/palmette/agents/NAME-VERSION-TAG/    a virtual environment (PyPI) or a prefix (npm)
 
 TAG is a digest of the pins (and of the interpreter, for PyPI), so a changed pin is another environment. An environment
-counts as installed when its last file, `complete`, is there; anything less is made anew.
+counts as installed when its last file, `complete`, is there; anything less is made anew, and what fails is removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from palmette.errors import UserError
+from palmette.scaffolds.agent import Agent
+from palmette.scaffolds.interpreter import interpreter
 
 UNREACHABLE = "the package registry cannot be reached"
+Watch = Callable[[Path], None]  # told the environment, about once a second, while it is made
 _COMPLETE = "complete"
+_LOOK_S = 1.0
 
 
-class Installable(Protocol):
-    """What of an agent matters here."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> str: ...
-
-    @property
-    def registry(self) -> str: ...
-
-    @property
-    def packages(self) -> tuple[str, ...]: ...
-
-
-def installed(agent: Installable) -> Path | None:
+def installed(agent: Agent) -> Path | None:
     """Return the directory of the agent's environment, or None if it is not (wholly) there."""
     home = _home(agent)
-    return home if (home / _COMPLETE).is_file() else None
+    there = home.is_dir() if agent.registry == "none" else (home / _COMPLETE).is_file()
+    return home if there else None
 
 
-def install(agent: Installable) -> Path:
+def install(agent: Agent, watch: Watch | None = None) -> Path:
     """Return the directory of the agent's environment, made on first use (minutes, and the registry is needed).
 
-    Raises `UserError` when the registry cannot be reached or does not have a pin.
+    Leaves nothing behind when it fails. Raises `UserError` when the registry cannot be reached or does not have a pin,
+    npm or a new enough Python is missing, or what was installed lacks the agent's program.
     """
     home = _home(agent)
+    if agent.registry == "none":
+        if not home.is_dir():
+            raise UserError(f"agent {agent.name}: its directory {home} does not exist")
+        return home
+    if installed(agent):
+        return home
     with _lock(home.with_name(home.name + ".lock")):
-        if installed(agent) is None:
+        if installed(agent) is None:  # nobody made it meanwhile
             shutil.rmtree(home, ignore_errors=True)
-            _MAKE[agent.registry](agent, home)
-            (home / _COMPLETE).write_text("\n".join(agent.packages) + "\n", encoding="utf-8")
+            try:
+                _MAKE[agent.registry](agent, home, watch)
+                _check_programs(agent)
+                (home / _COMPLETE).write_text("\n".join(agent.pins) + "\n", encoding="utf-8")
+            except BaseException:
+                shutil.rmtree(home, ignore_errors=True)
+                raise
     return home
 
 
-def executable(agent: Installable) -> Path:
+def executable(agent: Agent) -> Path:
     """Return the directory of the agent's programs."""
-    return _home(agent) / ("node_modules/.bin" if agent.registry == "npm" else "bin")
+    return _home(agent) / {"npm": "node_modules/.bin", "pypi": "bin", "none": ""}[agent.registry]
 
 
-def readonly_paths(agent: Installable) -> tuple[str, ...]:
+def readonly_paths(agent: Agent) -> tuple[str, ...]:
     """Return the host directories a sandbox must show for the agent to run: its environment and its Python."""
+    home = _home(agent)
+    if agent.registry == "none":
+        return (str(home),) if agent.directory else ()
     if agent.registry == "npm":  # a Node that it needs is one of its packages
-        return (str(_home(agent)),)
-    python = str(Path(sys.base_prefix).resolve())
+        return (str(home),)
+    python = str((home / "bin" / "python").resolve().parents[1])
     system = python == "/usr" or python.startswith("/usr/")
-    return (str(_home(agent)),) if system else (str(_home(agent)), python)
+    return (str(home),) if system else (str(home), python)
 
 
-def _home(agent: Installable) -> Path:
+def _home(agent: Agent) -> Path:
+    if agent.registry == "none":
+        return Path(agent.directory or "/")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve()
-    python = (sys.version, sys.base_prefix) if agent.registry == "pypi" else ()
-    pins = "\n".join([*agent.packages, *python])
+    python: tuple[str, ...] = ()
+    if agent.registry == "pypi":  # one that needs a newer Python than ours is made with whatever is found then
+        older = agent.python and sys.version_info < (3, int(agent.python.partition(".")[2]))
+        python = ("python", agent.python) if older else (sys.version, sys.base_prefix)
+    pins = "\n".join([*agent.pins, *python])
     tag = hashlib.blake2b(pins.encode(), digest_size=4).hexdigest()
     return cache / "palmette" / "agents" / f"{agent.name}-{agent.version}-{tag}"
 
 
-def _make_venv(agent: Installable, home: Path) -> None:
-    base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-    _run(agent, [str(base), "-m", "venv", str(home)])
+def _make_venv(agent: Agent, home: Path, watch: Watch | None) -> None:
+    try:
+        base = interpreter(agent.python)
+    except UserError as error:
+        raise UserError(f"agent {agent.name} could not be installed: {error}") from None
+    _run(agent, [str(base), "-m", "venv", str(home)], home, watch)
     pip = [str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
-    _run(agent, [*pip, *agent.packages])
+    _run(agent, [*pip, *agent.pins], home, watch)
 
 
-def _make_prefix(agent: Installable, home: Path) -> None:
+def _make_prefix(agent: Agent, home: Path, watch: Watch | None) -> None:
     home.mkdir(parents=True)
     npm = ["npm", "install", "--prefix", str(home), "--no-audit", "--no-fund", "--no-update-notifier"]
-    node = [package for package in agent.packages if package.startswith("node@")]
-    rest = [package for package in agent.packages if package not in node]
+    node = [package for package in agent.pins if package.startswith("node@")]
+    rest = [package for package in agent.pins if package not in node]
     env = os.environ | {"PATH": f"{executable(agent)}{os.pathsep}{os.environ.get('PATH', '')}"}
     for packages in filter(None, (node, rest)):  # what installs the rest may need that Node
-        _run(agent, [*npm, "--loglevel=error", *packages], env)
+        _run(agent, [*npm, "--loglevel=error", *packages], home, watch, env)
 
 
-_MAKE: dict[str, Callable[[Installable, Path], None]] = {"pypi": _make_venv, "npm": _make_prefix}
+_MAKE: dict[str, Callable[[Agent, Path, Watch | None], None]] = {"pypi": _make_venv, "npm": _make_prefix}
 
 
-def _run(agent: Installable, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+def _check_programs(agent: Agent) -> None:
+    """Raise `UserError` if a program that the agent is started with is not there, as when npm took another version."""
+    for part in agent.argv:
+        path = Path(part.replace("{bin}", str(executable(agent))))
+        if part.startswith("{bin}/") and not path.exists():
+            raise UserError(f"agent {agent.name} {agent.version} was installed without its program {path.name}")
+
+
+def _run(
+    agent: Agent, argv: Sequence[str], home: Path, watch: Watch | None, env: Mapping[str, str] | None = None
+) -> None:
     try:
-        done = subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        process = subprocess.Popen(
+            argv,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
     except OSError as error:
         raise UserError(f"agent {agent.name} could not be installed: {argv[0]}: {error.strerror}") from error
-    if done.returncode:
-        raise UserError(f"agent {agent.name} {agent.version} could not be installed: {_reason(done)}")
+    try:
+        while True:
+            try:
+                said, _ = process.communicate(timeout=_LOOK_S)
+                break
+            except subprocess.TimeoutExpired:
+                if watch:
+                    watch(home)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    if process.returncode:
+        reason = _reason(said, process.returncode)
+        raise UserError(f"agent {agent.name} {agent.version} could not be installed: {reason}")
 
 
-def _reason(done: subprocess.CompletedProcess[str]) -> str:
+def _reason(said: str, code: int) -> str:
     """Say in one line why pip or npm failed; offline pip ends with "no matching distribution", which would mislead."""
-    text = done.stdout + done.stderr
-    if "connection broken by" in text:
+    if "connection broken by" in said:
         return f"{UNREACHABLE}; check the network, or pip's index setting"
-    if any(code in text for code in ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT")):
+    if any(code in said for code in ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT")):
         return f"{UNREACHABLE}; check the network, or npm's registry setting"
-    lines = [line.strip() for line in text.splitlines() if "error" in line.lower() and "complete log" not in line]
-    return lines[-1] if lines else f"exit {done.returncode}"
+    if "Could not resolve host" in said:
+        return f"{UNREACHABLE}; git could not resolve the host of a package"
+    lines = [line.strip() for line in said.splitlines() if "error" in line.lower() and "complete log" not in line]
+    return lines[-1] if lines else f"exit {code}"
 
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock file, which is there only while somebody holds it or waits for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file.fileno(), path):  # whoever had it before has removed it
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,19 +1,32 @@
-"""Scaffolds by name; a new one is one line here."""
+"""Scaffolds by name: the built-in loop, and every command-line agent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from palmette.errors import UserError, suggest
 from palmette.scaffolds.api import Scaffold
-from palmette.scaffolds.cli_agents import AGENTS, CliAgent
+from palmette.scaffolds.cli_agents import CliAgent
 from palmette.scaffolds.loop import ToolLoop
+from palmette.scaffolds.roster import AGENTS
 
-SCAFFOLDS: dict[str, Callable[[], Scaffold]] = {
-    "loop": ToolLoop,
-    **{name: partial(CliAgent, agent) for name, agent in AGENTS.items()},
-}
+
+class Scaffolds(Mapping[str, Callable[[], Scaffold]]):
+    """What makes a scaffold, by name; a name is "loop" or whatever `palmette.scaffolds.roster.AGENTS` takes."""
+
+    def __getitem__(self, name: str) -> Callable[[], Scaffold]:
+        return ToolLoop if name == ToolLoop.name else partial(CliAgent, AGENTS[name])
+
+    def __iter__(self) -> Iterator[str]:
+        yield ToolLoop.name
+        yield from AGENTS
+
+    def __len__(self) -> int:
+        return 1 + len(AGENTS)
+
+
+SCAFFOLDS = Scaffolds()
 
 
 def open_scaffold(name: str) -> Scaffold:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from palmette.errors import UserError
-from palmette.scaffolds.cli_agents import CLAUDE_CODE, MINI_SWE_AGENT, CliAgent
+from palmette.scaffolds.cli_agents import CliAgent
 from palmette.scaffolds.install import UNREACHABLE, executable, install, installed
 from palmette.scaffolds.loop import ToolLoop
 from palmette.scaffolds.names import SCAFFOLDS, open_scaffold
+from palmette.scaffolds.roster import AGENTS
+
+CLAUDE_CODE, MINI_SWE_AGENT = AGENTS["claude-code"], AGENTS["mini-swe-agent"]
 
 
 def test_scaffolds_by_name() -> None:
@@ -37,9 +39,9 @@ def test_without_a_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def test_other_pins_are_another_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    newer = replace(MINI_SWE_AGENT, packages=("mini-swe-agent==9.9",))
+    newer = MINI_SWE_AGENT.model_copy(update={"packages": ("mini-swe-agent==9.9",)})
     assert executable(newer) != executable(MINI_SWE_AGENT)
-    assert executable(replace(newer)) == executable(newer)
+    assert executable(newer.model_copy()) == executable(newer)
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")

@@ -16,9 +16,11 @@ from palmette.gateway.app import Gateway
 from palmette.sandbox.api import Limits, Spec
 from palmette.sandbox.namespace import NamespaceHost
 from palmette.scaffolds.api import Endpoint, Stop
-from palmette.scaffolds.cli_agents import AGENT_HOME, MINI_SWE_AGENT, CliAgent
+from palmette.scaffolds.cli_agents import AGENT_HOME, CliAgent
 from palmette.scaffolds.install import UNREACHABLE, install, installed, readonly_paths
+from palmette.scaffolds.roster import AGENTS
 
+MINI_SWE_AGENT = AGENTS["mini-swe-agent"]
 TASK = 'Write the word "palmette" in capitals to answer.txt; mind {braces} and $HOME.'
 
 
@@ -98,5 +100,5 @@ def test_its_environment_is_its_own(mini: CliAgent) -> None:
     assert home == install(MINI_SWE_AGENT)
     assert home is not None
     assert home not in Path(sys.prefix).parents
-    assert (home / "complete").read_text().split() == list(MINI_SWE_AGENT.packages)
+    assert (home / "complete").read_text().split() == list(MINI_SWE_AGENT.pins)
     assert readonly_paths(MINI_SWE_AGENT)[0] == str(home)

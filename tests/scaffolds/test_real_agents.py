@@ -17,8 +17,9 @@ from palmette.gateway.app import Gateway
 from palmette.sandbox.api import Limits, Spec
 from palmette.sandbox.namespace import NamespaceHost
 from palmette.scaffolds.api import Endpoint, Stop
-from palmette.scaffolds.cli_agents import AGENTS, CliAgent
+from palmette.scaffolds.cli_agents import CliAgent
 from palmette.scaffolds.install import UNREACHABLE, install, installed
+from palmette.scaffolds.roster import AGENTS
 
 TASK_END = "in capitals to answer.txt; mind {braces} and $HOME."
 TASK = f"Write the word palmette {TASK_END}"
