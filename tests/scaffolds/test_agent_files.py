@@ -117,7 +117,7 @@ def test_unknown_agents_are_told_with_a_suggestion(here: Path) -> None:
         read_agent(Path("agents/mien.toml"))
 
 
-@given(st.dictionaries(st.sampled_from(WORDS), st.text()), st.text(alphabet="{}task \\n"), st.text(alphabet="ab:\"{}"))
+@given(st.dictionaries(st.sampled_from(WORDS), st.text()), st.text(alphabet="{}task \\n"), st.text(alphabet='ab:"{}'))
 def test_what_is_filled_in_is_never_read_again(words: dict[str, str], before: str, after: str) -> None:
     for word, value in words.items():
         if not words_in(before) and not words_in(after) and not before.endswith("{") and not after.startswith("}"):
