@@ -7,7 +7,6 @@ inodes, daemons outlive the command that started them (not the sandbox), and a c
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import shutil
 import signal
@@ -16,13 +15,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 from palmette.sandbox import enter_box
 from palmette.sandbox.api import Bounds, Result, SandboxLost, Spec, StartFailed, Status
+from palmette.sandbox.as_user import as_user
 from palmette.sandbox.capture import Output
 from palmette.sandbox.descriptors import memory_file, readable
 from palmette.sandbox.files import Files
@@ -33,8 +32,6 @@ from palmette.sandbox.server import START_TIMEOUT_S, _claim_uids, _system
 
 _UID = 1000  # inside
 _GRACE_S = 0.05  # how long output of children may still follow the exit of a command
-_T = TypeVar("_T")
-_libc = ctypes.CDLL(None)
 _ENTER = (sys.executable, "-I", "-S", enter_box.__file__)
 _HOLD = "echo ready; exec >&-; while :; do sleep 3600; done"  # pid 1: reaps, and cannot be killed from inside
 
@@ -193,19 +190,19 @@ class BubblewrapSandbox:
 
     async def upload(self, files_tar: bytes, path: str = ".") -> None:
         """Unpack a tar archive below `path`. Raises `PathRefused`, `SandboxLost`."""
-        await asyncio.to_thread(_as_user, self._uid, self._reachable().unpack, files_tar, path)
+        await asyncio.to_thread(as_user, self._uid, self._reachable().unpack, files_tar, path)
 
     async def download(self, path: str = ".") -> bytes:
         """Return the directory or file as a deterministic tar. Raises `PathRefused`, `SandboxLost`."""
-        return await asyncio.to_thread(_as_user, self._uid, self._reachable().pack, path)
+        return await asyncio.to_thread(as_user, self._uid, self._reachable().pack, path)
 
     async def read(self, path: str) -> bytes:
         """Return a regular file's bytes. Raises `PathRefused`, `SandboxLost`."""
-        return _as_user(self._uid, self._reachable().read, path)
+        return as_user(self._uid, self._reachable().read, path)
 
     async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """Write a file, making parent directories. Raises `PathRefused`, `SandboxLost`."""
-        _as_user(self._uid, self._reachable().write, path, data, mode)
+        as_user(self._uid, self._reachable().write, path, data, mode)
 
     async def close(self) -> None:
         """End every process and free everything. Idempotent; never raises for a sandbox already gone."""
@@ -323,22 +320,6 @@ class BubblewrapSandbox:
         self._check()
         assert self._files is not None
         return self._files
-
-
-def _as_user(uid: int, action: Callable[..., _T], *words: object) -> _T:
-    """Do something with files as the user `uid`, who is the only one that the sandbox's file system knows.
-
-    This is a matter of the calling thread alone.
-    """
-    if uid < 0:
-        return action(*words)
-    _libc.setfsgid(uid)
-    _libc.setfsuid(uid)
-    try:
-        return action(*words)
-    finally:
-        _libc.setfsuid(0)
-        _libc.setfsgid(0)
 
 
 def _walls(spec: Spec, texts: Sequence[int]) -> list[str]:

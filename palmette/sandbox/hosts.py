@@ -79,10 +79,11 @@ async def _try_namespace() -> tuple[str, bool, str]:
         await host.close()
 
 
-def _namespace() -> Host:
+def _namespace(profile: str = "") -> Host:
     from palmette.sandbox.namespace import NamespaceHost
+    from palmette.sandbox.profile import Profile
 
-    return NamespaceHost()
+    return NamespaceHost(profile=Profile(profile) if profile else None)
 
 
 def _fake() -> Host:
@@ -110,7 +111,10 @@ def _e2b() -> Host:
 
 
 HOSTS: dict[str, Callable[[], Host]] = {
-    "namespace": _namespace,
+    "namespace": _namespace,  # the strongest profile this user can have
+    "namespace:root": lambda: _namespace("root"),
+    "namespace:root-inside": lambda: _namespace("root-inside"),
+    "namespace:rootless": lambda: _namespace("rootless"),
     "bubblewrap": _bubblewrap,
     "docker": _docker,
     "e2b": _e2b,

@@ -16,20 +16,41 @@ from palmette.sandbox.layers import Stack
 from palmette.sandbox.layout import check_spec
 from palmette.sandbox.ledger import HEARTBEAT_S
 from palmette.sandbox.namespace_sandbox import NamespaceSandbox
+from palmette.sandbox.profile import Profile
 from palmette.sandbox.reap import reap
 from palmette.sandbox.server import Machine, Server, survey
 
 _STARTING = 16  # at once; more only queue up in the kernel and time out together
 _DESCRIPTORS = 5  # of a sandbox here: control socket, pidfd, root, listener, mounts
 _KILLS_PER_S = 500.0
+_PROFILE_LACKS: dict[Profile, set[str]] = {
+    Profile.ROOT: set(),
+    Profile.ROOT_INSIDE: {"root", "user"},
+    Profile.ROOTLESS: {"pids", "root"},
+}
+_PROFILE_WEAKNESSES: dict[Profile, tuple[str, ...]] = {
+    Profile.ROOT: (),
+    Profile.ROOT_INSIDE: (
+        "root-inside: commands are root of a user namespace that all sandboxes of this host share, with nine "
+        "capabilities over their own files and processes",
+        "root-inside: a sandbox may change its own /etc and other files of its private root",
+    ),
+    Profile.ROOTLESS: (
+        "rootless: all sandboxes of this host share one uid, so there is no limit on processes per sandbox",
+        "rootless: a sandbox may change its own /etc and other files of its private root",
+    ),
+}
 
 
 class NamespaceHost:
-    """Starts sandboxes through one fork server of its own, which is launched at the first start."""
+    """Starts sandboxes through one fork server of its own, which is launched at the first start.
 
-    name = "namespace"
+    All stand behind the walls of one `profile`; None is the strongest that this user can have.
+    """
 
-    def __init__(self, admission: Admission | None = None) -> None:
+    def __init__(self, admission: Admission | None = None, profile: Profile | None = None) -> None:
+        self.name = f"namespace:{profile}" if profile else "namespace"
+        self._wanted = profile
         self._admission = admission or Admission()
         self._machine: Machine | None = None
         self._server: Server | None = None
@@ -70,15 +91,18 @@ class NamespaceHost:
 
     @property
     def lacks(self) -> frozenset[str]:
-        """Needs of the conformance suite that this machine does not let us meet."""
+        """Needs of the conformance suite that this machine and profile do not let us meet. Raises `StartFailed`."""
         machine = self._survey()
         missing = set() if machine.cgroups.version else {"memory"}
         missing |= set() if machine.cgroups.freezes else {"pause"}
-        missing |= {"pids", "root"} if machine.rootless else set()
+        missing |= _PROFILE_LACKS[machine.profile]
         return frozenset(missing if machine.filtered else missing | {"filter"})
 
     def weaknesses(self) -> tuple[str, ...]:
-        """Say which of the limits and walls do not hold on this machine. May block some 20 ms the first time."""
+        """Say which of the limits and walls do not hold on this machine. May block some 20 ms the first time.
+
+        Raises `StartFailed` if its profile cannot be had.
+        """
         found = []
         machine = self._survey()
         if not machine.cgroups.version:
@@ -88,9 +112,7 @@ class NamespaceHost:
             )
         if not machine.cgroups.freezes:
             found.append("no freezer: a sandbox cannot be paused")
-        if machine.rootless:
-            found.append("rootless: all sandboxes share this user's uid, so there is no limit on processes per sandbox")
-            found.append("rootless: a sandbox may change its own /etc and other files of its private root")
+        found += _PROFILE_WEAKNESSES[machine.profile]
         if not machine.filtered:
             found.append(
                 "no seccomp filter (this kernel's BPF allocator is stuck): nested user namespaces are possible"
@@ -147,5 +169,5 @@ class NamespaceHost:
 
     def _survey(self) -> Machine:
         if self._machine is None:
-            self._machine = survey()
+            self._machine = survey(self._wanted)
         return self._machine

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from palmette.sandbox.agent import Agent
 from palmette.sandbox.api import Bounds, Busy, Result, SandboxError, SandboxLost, Spec, StartFailed, Status
+from palmette.sandbox.as_user import as_user
 from palmette.sandbox.descriptors import readable
 from palmette.sandbox.files import Files
 from palmette.sandbox.layers import Stack
@@ -53,7 +54,7 @@ class NamespaceSandbox:
         self._began = time.monotonic()
         self._lost: str | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._environment = {"PATH": PATH, "HOME": spec.workdir, "USER": "agent", "LANG": "C.UTF-8", **spec.env}
+        self._environment = {"PATH": PATH, "HOME": spec.workdir, "USER": server.user, "LANG": "C.UTF-8", **spec.env}
 
     @property
     def id(self) -> str:
@@ -103,7 +104,7 @@ class NamespaceSandbox:
         """Start a command with pipes, or with a terminal of (rows, columns). Raises `SandboxLost`."""
         argv = argv_of(command)
         agent = await self._ready_for_commands()
-        ends = Ends(terminal, None if self._server.rootless else self._uid)
+        ends = Ends(terminal, self._server.outside(self._uid))
         kind = {"TERM": "xterm-256color"} if terminal else {}
         killed = self._server.cgroups.out_of_memory(self._id)
         try:
@@ -135,22 +136,22 @@ class NamespaceSandbox:
     async def upload(self, files_tar: bytes, path: str = ".") -> None:
         """Unpack a tar archive below `path`. Raises `PathRefused`, `SandboxLost`."""
         async with self._transfer() as files:
-            await asyncio.to_thread(files.unpack, files_tar, path)
+            await asyncio.to_thread(as_user, self._server.actor, files.unpack, files_tar, path)
 
     async def download(self, path: str = ".") -> bytes:
         """Return the directory or file as a deterministic tar. Raises `PathRefused`, `SandboxLost`."""
         async with self._transfer() as files:
-            return await asyncio.to_thread(files.pack, path)
+            return await asyncio.to_thread(as_user, self._server.actor, files.pack, path)
 
     async def read(self, path: str) -> bytes:
         """Return a regular file's bytes. Raises `PathRefused`, `SandboxLost`."""
         async with self._transfer() as files:
-            return files.read(path)
+            return as_user(self._server.actor, files.read, path)
 
     async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """Write a file, making parent directories. Raises `PathRefused`, `SandboxLost`."""
         async with self._transfer() as files:
-            files.write(path, data, mode)
+            as_user(self._server.actor, files.write, path, data, mode)
 
     async def snapshot(self) -> NamespaceSnapshot:
         """Keep the files as they are. Raises `Busy`, `SandboxLost`."""
@@ -350,7 +351,8 @@ class NamespaceSandbox:
         self._changed = False
 
     def _files_below(self, root: int) -> Files:
-        owner = None if self._server.rootless else (self._uid, self._uid)
+        uid = self._server.outside(self._uid)
+        owner = None if uid is None else (uid, uid)
         limit_bytes = (self._spec.limits.disk_mb << 20) * (1 + len(self._stack.lowers))
         return Files(root, workdir=self._spec.workdir, owner=owner, limit_bytes=limit_bytes)
 

@@ -19,6 +19,7 @@ from palmette.sandbox.descriptors import readable
 from palmette.sandbox.layers import Layers
 from palmette.sandbox.layout import DIRECTORIES
 from palmette.sandbox.ledger import Ledger
+from palmette.sandbox.profile import Profile, settle
 
 START_TIMEOUT_S = 30.0
 _START, _ROTATE, _DROP = 1, 2, 3
@@ -31,6 +32,8 @@ _ETC = ("alternatives", "fonts", "ld.so.cache", "mime.types", "perl", "services"
 _HINTS = {
     "making a user namespace": "run as root, or allow unprivileged user namespaces",
     "making a mount namespace": "run as root with CAP_SYS_ADMIN",
+    "making an idmapped mount": "the profile root-inside needs Linux 5.12 and a file system whose mounts can be "
+    "idmapped (ext4, xfs, btrfs, from 6.3 tmpfs; no overlayfs): keep the image elsewhere, use 'namespace:root'",
     "mounting proc": "in a container, start it with an unmasked /proc (e.g. --security-opt systempaths=unconfined)",
 }
 
@@ -39,14 +42,17 @@ _HINTS = {
 class Machine:
     """What this machine and user allow."""
 
-    rootless: bool
+    profile: Profile
     cgroups: cgroup.Cgroups
     filtered: bool
 
 
-def survey() -> Machine:
-    """Find out. Blocks some 20 ms."""
-    return Machine(rootless=os.geteuid() != 0, cgroups=cgroup.detect(), filtered=seccomp.usable())
+def survey(wanted: Profile | None = None) -> Machine:
+    """Find out; `wanted` None is the strongest profile. Blocks some 20 ms. Raises `StartFailed` if it cannot be had."""
+    profile = settle(wanted)
+    rootless = cgroup.Cgroups(version=0, reason="rootless")
+    groups = rootless if profile is Profile.ROOTLESS else cgroup.detect()
+    return Machine(profile=profile, cgroups=groups, filtered=seccomp.usable())
 
 
 class Server:
@@ -54,16 +60,20 @@ class Server:
 
     def __init__(self, machine: Machine) -> None:
         program = str(fork_server())
-        self.rootless, self.cgroups = machine.rootless, machine.cgroups
+        self.profile, self.cgroups = machine.profile, machine.cgroups
         self.name = cgroup.own_name()
         self._system = _system()
         self._system_strings = _strings(*self._system[0], *self._system[1])
         self._claim, self._uids = _claim_uids()
         self._holders: dict[int, int] = {}
+        first = self._uids[0] if os.geteuid() == 0 else 0
+        self.user = "root" if self.profile is Profile.ROOT_INSIDE else "agent"  # its name inside
+        self._shared_uid = None if self.profile is Profile.ROOT else first  # outside; inside it has another number
         self.layers = Layers(self.drop)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         directories = [str(directory) for directory in machine.cgroups.directories]
-        flags = [str(int(machine.rootless)), str(int(machine.filtered)), str(machine.cgroups.version)]
+        number = list(Profile).index(machine.profile)  # enum profile of native/wire.h
+        flags = [str(n) for n in (number, first, int(machine.filtered), machine.cgroups.version)]
         command = [program, str(theirs.fileno()), *flags, self.name, *directories]
         with theirs:
             self.process = subprocess.Popen(
@@ -117,11 +127,15 @@ class Server:
     @property
     def full(self) -> str | None:
         """Why no other sandbox has room here, or None."""
-        return None if self.rootless or self._uids else f"{_UIDS} sandboxes are live in this host, which is its limit"
+        return (
+            None
+            if self._shared_uid is not None or self._uids
+            else f"{_UIDS} sandboxes are live in this host, which is its limit"
+        )
 
     def take_uid(self) -> int:
-        """Return a uid no living sandbox has (rootless: the only one there is), held once."""
-        if self.rootless:
+        """Return a uid no living sandbox has (but in profile `root`: the only one there is), held once."""
+        if self._shared_uid is not None:
             return _ROOTLESS_UID
         if full := self.full:
             raise StartFailed(full)
@@ -131,13 +145,22 @@ class Server:
 
     def hold_uid(self, uid: int) -> int:
         """Hold the uid once more: forks share that of the files they share."""
-        if not self.rootless:
+        if self._shared_uid is None:
             self._holders[uid] += 1
         return uid
 
+    @property
+    def actor(self) -> int:
+        """The uid that files are reached as, -1 for this process's own: a user namespace's mounts know no other."""
+        return (self._shared_uid or -1) if self.profile is Profile.ROOTLESS else -1
+
+    def outside(self, uid: int) -> int | None:
+        """Return what the machine calls the uid of a sandbox, None if it is this user's own."""
+        return uid if self._shared_uid is None else self._shared_uid or None
+
     def return_uid(self, uid: int) -> None:
         """Let go of a uid; after the last time it is used again as late as possible."""
-        if uid and not self.rootless:
+        if uid and self._shared_uid is None:
             self._holders[uid] -= 1
             if not self._holders[uid]:
                 del self._holders[uid]

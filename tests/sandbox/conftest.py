@@ -12,10 +12,8 @@ import pytest
 
 from palmette.sandbox.images import Images
 
-_PROGRAMS = (
-    "sh cat chmod cp cut date dd env false grep head id ln ls mkdir mknod mount mv rm sed seq sleep sort stat tail"
-)
-_PROGRAMS += " tar touch tr true uname wc"
+_PROGRAMS = "sh cat chmod chown cp cut date dd env false grep head id ln ls mkdir mknod mount mv rm sed seq sleep sort"
+_PROGRAMS += " stat tail tar touch tr true uname wc"
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +23,7 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("usr/bin", "etc", "opt", "dev", "tmp"):
         (root / name).mkdir(parents=True)
     (root / "bin").symlink_to("usr/bin")
-    (root / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1::/:/bin/sh\n")
     (root / "etc" / "group").write_text("root:x:0:\n")
     (root / "etc" / "base").write_text("of the base\n")
     for program in _PROGRAMS.split():

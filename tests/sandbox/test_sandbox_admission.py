@@ -11,6 +11,7 @@ import pytest
 from palmette.sandbox.admission import Admission
 from palmette.sandbox.api import Spec, StartFailed
 from palmette.sandbox.namespace import NamespaceHost
+from palmette.sandbox.profile import Profile
 
 
 async def test_starts_wait_for_descriptors():
@@ -49,7 +50,7 @@ async def test_a_start_without_room_names_the_limit():
 async def test_a_full_host_makes_starts_wait():
     host = NamespaceHost(Admission(patience_s=30))
     first = await host.start(Spec())
-    if host._server.rootless:
+    if host._server.profile is not Profile.ROOT:
         pytest.skip("no limit of uids")
     spare = list(host._server._uids)
     host._server._uids.clear()

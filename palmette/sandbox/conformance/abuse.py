@@ -229,7 +229,12 @@ ATTEMPTS = (
         run=_in_program(attacks.USER_NAMESPACES),
         need="filter",
     ),
-    Attempt(name="setuid", stopped_by="no_new_privs, nosuid, empty bounding set", run=_in_program(attacks.SETUID)),
+    Attempt(
+        name="setuid",
+        stopped_by="no_new_privs, nosuid, empty bounding set",
+        run=_in_program(attacks.SETUID),
+        need="user",
+    ),
     Attempt(
         name="ptrace_keyctl_bpf_io_uring_perf",
         stopped_by="the inherited seccomp filter",

@@ -123,7 +123,7 @@ static void limit_by_rlimit(const struct box *b) {
         files.rlim_max = now.rlim_max, files.rlim_cur = now.rlim_max < 1024 ? now.rlim_max : 1024;
     setrlimit(RLIMIT_NOFILE, &files);
     setrlimit(RLIMIT_CORE, &none);
-    if (!b->cgroup && !b->rootless) /* without an own uid the count would be shared with every other program */
+    if (!b->cgroup && b->profile == ROOT) /* without an own uid the count would be shared with other programs */
         setrlimit(RLIMIT_NPROC, &processes);
     if (!b->cgroup)
         setrlimit(RLIMIT_AS, &memory);
@@ -166,28 +166,24 @@ static void bind_devices_again(void) {
     }
 }
 
+/* `uid` is that of commands as they see it: 0 is root, another one is called agent. */
 static void make_names(uint32_t uid, const char *home) {
-    char text[4400];
+    static const char nobody[] = "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
+    char user[4400] = "", group[64] = "";
     make("/etc", 0755);
-    if (image) { /* has names of its own: ours is added */
-        snprintf(text, sizeof text, "agent:x:%u:%u:agent:%s:/bin/sh\n", uid, uid, home);
-        if (append("/b/etc/passwd", text))
-            fail("/etc/passwd");
-        snprintf(text, sizeof text, "agent:x:%u:\n", uid);
-        unlink("/b/etc/hosts"), unlink("/b/etc/hostname");
-        if (append("/b/etc/group", text) || put("/b/etc/hosts", HOSTS) || put("/b/etc/hostname", "sandbox\n"))
-            fail("/etc");
-        return;
+    if (uid) {
+        snprintf(user, sizeof user, "agent:x:%u:%u:agent:%s:/bin/sh\n", uid, uid, home);
+        snprintf(group, sizeof group, "agent:x:%u:\n", uid);
     }
-    snprintf(text, sizeof text,
-             "root:x:0:0:root:/nonexistent:/bin/sh\nagent:x:%u:%u:agent:%s:/bin/sh\n"
-             "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
-             uid, uid, home);
-    if (put("/b/etc/passwd", text))
-        fail("/etc/passwd");
-    snprintf(text, sizeof text, "root:x:0:\nagent:x:%u:\nnogroup:x:65534:\n", uid);
-    if (put("/b/etc/group", text) || put("/b/etc/hosts", HOSTS) || put("/b/etc/hostname", "sandbox\n") ||
-        put("/b/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"))
+    if (image) { /* has names of its own: ours is added */
+        unlink("/b/etc/hosts"), unlink("/b/etc/hostname");
+    } else if (append("/b/etc/passwd", uid ? "root:x:0:0:root:/nonexistent:/bin/sh\n" : "root:x:0:0:root:/root:/bin/sh\n") ||
+               append("/b/etc/passwd", nobody) || append("/b/etc/group", "root:x:0:\nnogroup:x:65534:\n") ||
+               put("/b/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n")) {
+        fail("/etc");
+    }
+    if (append("/b/etc/passwd", user) || append("/b/etc/group", group) || put("/b/etc/hosts", HOSTS) ||
+        put("/b/etc/hostname", "sandbox\n"))
         fail("/etc");
 }
 
@@ -272,7 +268,7 @@ static void furnish(const struct box *b, const char *at) {
         next(&directories);
     make_devices();
     const char *workdir = directories;
-    make_names(r->uid, workdir);
+    make_names(b->profile == ROOT_INSIDE ? 0 : r->uid, workdir);
     umask(0);
     for (uint32_t i = 0; i < r->directories; i++) {
         const char *path = next(&directories);
@@ -280,14 +276,14 @@ static void furnish(const struct box *b, const char *at) {
         int shared = strcmp(path, "/tmp") == 0 || strcmp(path, "/var/tmp") == 0;
         make(path, 0755);
         snprintf(to, sizeof to, "/b%s", path);
-        if (chmod(to, shared ? 01777 : 0755) || (!b->rootless && chown(to, r->uid, r->uid)))
+        if (chmod(to, shared ? 01777 : 0755) || (b->profile == ROOT && chown(to, r->uid, r->uid)))
             fail(path);
     }
     umask(022);
     char home[4200];
     snprintf(home, sizeof home, "/b%s", workdir);
     keeper = r->uid;
-    if (image && !b->rootless && nftw(home, hand_over, 16, FTW_PHYS | FTW_MOUNT))
+    if (image && b->profile == ROOT && nftw(home, hand_over, 16, FTW_PHYS | FTW_MOUNT))
         fail("the image's work directory");
 }
 
@@ -327,14 +323,26 @@ static int listen_for_gateway(void) {
     return s;
 }
 
+/* What root inside may do with its own files and processes, and packages need to install themselves: of Docker's
+ * fourteen capabilities those that are no good without a device, a network or a root of one's own are missing. */
+#define BIT(capability) (1u << (capability))
+static const uint32_t kept = BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_FOWNER) | BIT(CAP_FSETID) | BIT(CAP_KILL) |
+                             BIT(CAP_SETGID) | BIT(CAP_SETUID) | BIT(CAP_NET_BIND_SERVICE) | BIT(CAP_SETFCAP);
+
 static void drop_rights(const struct box *b) {
-    uint32_t uid = b->request.uid;
+    uint32_t uid = b->profile == ROOT_INSIDE ? 0 : b->request.uid, keep = b->profile == ROOT_INSIDE ? kept : 0;
+    if (b->profile == ROOT_INSIDE && syscall(SYS_setns, b->user_namespace, CLONE_NEWUSER)) /* owns nothing but itself */
+        fail("entering the user namespace");
+    close(b->user_namespace);
     for (int capability = 0; capability <= 63; capability++)
-        prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
-    if (b->rootless) {
+        if (capability > 31 || !(keep & BIT(capability)))
+            prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
+    if (b->profile != ROOT) {
+        if (keep && (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid)))
+            fail("becoming root inside");
         struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
-        struct __user_cap_data_struct none[2] = {{0}};
-        if (syscall(SYS_capset, &head, none))
+        struct __user_cap_data_struct rights[2] = {{keep, keep, 0}, {0}};
+        if (syscall(SYS_capset, &head, rights))
             fail("dropping capabilities");
         prctl(PR_SET_DUMPABLE, 0);
     } else if (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid)) {
@@ -366,7 +374,9 @@ void enter_box(const struct box *b) {
     }
     control = dup2(control, 3);
     stacked = stacked < 0 ? -1 : dup2(stacked, 4);
-    close_range(stacked < 0 ? 4 : 5, ~0u, 0);
+    int kept_open = b->user_namespace < 0 ? 5 : b->user_namespace;
+    close_range(stacked < 0 ? 4 : 5, kept_open - 1, 0);
+    close_range(kept_open + (b->user_namespace >= 0), ~0u, 0);
     if (unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP)) /* the network is there already */
         fail("making namespaces");
     make_root(b, at, stacked);
@@ -375,7 +385,7 @@ void enter_box(const struct box *b) {
     int listener = r->gateway ? listen_for_gateway() : -1;
     if (listener >= 0)
         fds[count++] = listener;
-    if (b->rootless) /* else a pidfd leads there */
+    if (b->profile == ROOTLESS) /* else a pidfd leads there */
         fds[count++] = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
     if (sethostname("sandbox", 7) || fds[0] < 0 || fds[count - 1] < 0)
         fail("entering the new root");

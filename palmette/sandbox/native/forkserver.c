@@ -1,7 +1,9 @@
 /* Starts sandboxes on request: one process per host, single-threaded, with a mount namespace of its own that holds
  * almost nothing, so that a child copies a handful of mounts and not the machine's table.
  *
- *     forkserver SOCKET ROOTLESS FILTER CGROUP_VERSION [CGROUP MEMORY_DIRECTORY [PIDS_DIRECTORY [FREEZER]]]
+ *     forkserver SOCKET PROFILE FIRST_UID FILTER CGROUP_VERSION [CGROUP MEMORY_DIRECTORY [PIDS_DIRECTORY [FREEZER]]]
+ *
+ * FIRST_UID is the first of those that sandboxes may have outside; 0 (rootless only) is none but the caller's own.
  *
  * Each request comes with the sandbox's end of its control socket, and everything about that sandbox is answered there.
  * When the owner dies or lets go of SOCKET, all sandboxes are killed and their cgroups removed. */
@@ -10,13 +12,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/mount.h>
+#include <linux/securebits.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -29,9 +34,12 @@
 #include <unistd.h>
 
 #define BINDS_MAX 64
+#define UIDS 8192 /* from FIRST_UID on */
 #define DROPS_MAX 64
 #define NETS_MAX 64 /* idle network namespaces, some 250 KiB of kernel memory each */
 #define KILLS_PER_S 500 /* a throttle: a mass of exits at once is what kernels take worst */
+
+enum shift { NEVER, MAY, MUST }; /* ids of a mount, in the profile that does so */
 
 struct child {
     struct child *next;
@@ -50,7 +58,10 @@ static char drops[DROPS_MAX][24]; /* layers to let go of when there is time */
 static int drop_count;
 static int bind_count, bind_serial, nets[NETS_MAX], net_count;
 static unsigned requests;
-static int server, host_mounts, own_mounts, host_root, host_proc, rootless, cgroup;
+static const char *trouble; /* what failed in showing something, if it was not the thing itself */
+static int server, host_mounts, own_mounts, host_root, host_proc, cgroup, user_namespace = -1;
+static enum profile profile;
+static unsigned first_uid;
 static const char *cgroup_name, *cgroup_paths[3]; /* a cgroup of ours below each: v2, or v1 memory, pids, freezer */
 
 static void __attribute__((noreturn)) die(const char *stage) {
@@ -64,9 +75,25 @@ int open_own_mounts(void) { return openat(host_proc, "self/ns/mnt", O_RDONLY | O
 
 static int enter_mounts(int ns) { return syscall(SYS_setns, ns, CLONE_NEWNS); }
 
-/* Show the host's `path` at `at`, a new file or directory of ours. */
-static int show(const char *path, const char *at, int readonly) {
+/* Dress a mount that is attached nowhere yet; `shift`: root's files become those of root inside. */
+static int dress(int tree, int readonly, enum shift shift) {
     struct mount_attr attributes = {.attr_set = MOUNT_ATTR_NOSUID | (readonly ? MOUNT_ATTR_RDONLY : 0)};
+    unsigned flags = AT_EMPTY_PATH | AT_RECURSIVE;
+    if (shift && profile == ROOT_INSIDE) {
+        struct mount_attr shifted = attributes;
+        shifted.attr_set |= MOUNT_ATTR_IDMAP, shifted.userns_fd = user_namespace;
+        if (syscall(SYS_mount_setattr, tree, "", flags, &shifted, sizeof shifted) == 0)
+            return 0;
+        if (shift == MUST)
+            trouble = "making an idmapped mount";
+        if (shift == MUST || errno != EINVAL)
+            return -1;
+    }
+    return syscall(SYS_mount_setattr, tree, "", flags, &attributes, sizeof attributes);
+}
+
+/* Show the host's `path` at `at`, a new file or directory of ours. */
+static int show(const char *path, const char *at, int readonly, enum shift shift) {
     struct stat info;
     int flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE, error;
     if (enter_mounts(host_mounts))
@@ -79,7 +106,7 @@ static int show(const char *path, const char *at, int readonly) {
     if (tree < 0 || fstat(tree, &info))
         return -1;
     int made = S_ISDIR(info.st_mode) ? mkdir(at, 0755) : mknod(at, S_IFREG | 0644, 0);
-    if (made || syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes) ||
+    if (made || dress(tree, readonly, shift) ||
         syscall(SYS_move_mount, tree, "", AT_FDCWD, at, MOVE_MOUNT_F_EMPTY_PATH)) {
         error = errno;
         close(tree);
@@ -107,7 +134,7 @@ static int add_bind(const char *key) {
     char path[4200], at[32];
     snprintf(path, sizeof path, "%.*s", (int)strcspn(key, "\n"), key);
     snprintf(at, sizeof at, "/m/%d", ++bind_serial);
-    if (show(path, at, 1))
+    if (show(path, at, 1, key[strlen(key) - 1] == '/' ? MUST : MAY)) /* what is only read may as well be nobody's */
         return -1;
     int slot = 0;
     if (bind_count < BINDS_MAX) {
@@ -127,7 +154,7 @@ static int add_bind(const char *key) {
 /* Show all that a request needs; what is there already is marked first, lest it make room for the others. */
 static const char *add_binds(const char *keys, uint32_t count) {
     const char *at = keys;
-    requests++;
+    requests++, trouble = NULL;
     for (uint32_t i = 0; i < count; i++, at += strlen(at) + 1) {
         int slot = find_bind(at);
         if (slot >= 0)
@@ -136,7 +163,7 @@ static const char *add_binds(const char *keys, uint32_t count) {
     at = keys;
     for (uint32_t i = 0; i < count; i++, at += strlen(at) + 1)
         if (find_bind(at) < 0 && add_bind(at))
-            return at;
+            return trouble ? trouble : at;
     return NULL;
 }
 
@@ -151,6 +178,9 @@ static void write_file(const char *path, const char *text) {
 
 static void enter_user_namespace(void) {
     char map[64];
+    if (first_uid && (setgroups(0, NULL) || setresgid(first_uid, first_uid, first_uid) ||
+                      setresuid(first_uid, first_uid, first_uid) || prctl(PR_SET_DUMPABLE, 1)))
+        die("giving up root");
     unsigned uid = geteuid(), gid = getegid();
     if (unshare(CLONE_NEWUSER))
         die("making a user namespace (are unprivileged ones allowed here?)");
@@ -161,10 +191,38 @@ static void enter_user_namespace(void) {
     write_file("/proc/self/gid_map", map);
 }
 
+/* For root inside: a user namespace that sandboxes enter last, when all their mounts are made and belong to the
+ * machine's own root, so that they have no rights over any. What this server makes from now on belongs to its root. */
+static void make_user_namespace(void) {
+    char path[64], map[96];
+    int fd = -1, gate[2];
+    if (pipe2(gate, O_CLOEXEC))
+        die("making a user namespace");
+    pid_t child = fork();
+    if (child == 0) {
+        if (unshare(CLONE_NEWUSER) || write(gate[1], "", 1) != 1)
+            _exit(1);
+        pause();
+    }
+    close(gate[1]);
+    if (child < 0 || read(gate[0], map, 1) != 1)
+        die("making a user namespace (is user.max_user_namespaces 0?)");
+    snprintf(map, sizeof map, "0 %u %u\n65534 %u 1\n", first_uid, UIDS - 1, first_uid + UIDS - 1);
+    snprintf(path, sizeof path, "/proc/%d/uid_map", child), write_file(path, map);
+    snprintf(path, sizeof path, "/proc/%d/gid_map", child), write_file(path, map);
+    snprintf(path, sizeof path, "/proc/%d/ns/user", child), fd = open(path, O_RDONLY | O_CLOEXEC);
+    user_namespace = fcntl(fd, F_DUPFD_CLOEXEC, 64); /* well above those that sandboxes number anew */
+    kill(child, SIGKILL), waitpid(child, NULL, 0);
+    close(fd), close(gate[0]);
+    if (user_namespace < 0 || prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP))
+        die("making a user namespace");
+    setfsgid(first_uid), setfsuid(first_uid);
+}
+
 static void bind_devices(void) {
     static const char *names[] = {"null", "zero", "full", "random", "urandom", "tty"};
     mkdir("/d", 0755);
-    if (!rootless && mknod("/d/probe", S_IFCHR | 0666, makedev(1, 3)) == 0) {
+    if (profile != ROOTLESS && mknod("/d/probe", S_IFCHR | 0666, makedev(1, 3)) == 0) {
         int fd = open("/d/probe", O_RDWR | O_CLOEXEC);
         unlink("/d/probe");
         if (fd >= 0) {
@@ -176,7 +234,7 @@ static void bind_devices(void) {
         char from[32], at[32];
         snprintf(from, sizeof from, "/dev/%s", names[i]);
         snprintf(at, sizeof at, "/d/%s", names[i]);
-        if (show(from, at, 0))
+        if (show(from, at, 0, NEVER))
             die(from);
     }
 }
@@ -196,12 +254,12 @@ static void enter_own_mounts(void) {
         die("mounting tmpfs");
     if (chdir("/tmp") || mkdir("proc", 0755) || mkdir("b", 0755) || mkdir("m", 0755) || mkdir("cg", 0755))
         die("making the server's root");
-    if (rootless && mount("/proc", "proc", NULL, MS_BIND | MS_REC, NULL)) /* a new proc needs an old one in sight */
+    if (profile == ROOTLESS && mount("/proc", "proc", NULL, MS_BIND | MS_REC, NULL)) /* a new proc needs an old one in sight */
         die("binding /proc");
     if (syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
         die("changing the server's root");
     bind_devices();
-    if (open_attic(own_mounts, rootless))
+    if (open_attic(own_mounts, profile == ROOTLESS))
         die("making a place for layers");
 }
 
@@ -209,7 +267,7 @@ static void make_cgroups(void) {
     char at[300];
     for (int i = 0; i < 3 && cgroup_paths[i]; i++) {
         snprintf(at, sizeof at, "/cg/%d", i);
-        if (show(cgroup_paths[i], at, 0))
+        if (show(cgroup_paths[i], at, 0, NEVER))
             die(cgroup_paths[i]);
         snprintf(at, sizeof at, "/cg/%d/%s", i, cgroup_name);
         if (mkdir(at, 0755))
@@ -230,6 +288,14 @@ static int remove_cgroup(int i, const char *name) {
  * Making one is the dearest part of a start, and taking one apart costs the kernel even more: the clean ones are used
  * again. A sandbox cannot change anything in its own but for the sockets it opens. */
 
+/* Root inside has no right over its network, and expects to listen on the low ports all the same. */
+static int open_low_ports(void) {
+    int fd = openat(host_proc, "sys/net/ipv4/ip_unprivileged_port_start", O_WRONLY | O_CLOEXEC);
+    int bad = fd < 0 || write(fd, "0", 1) != 1;
+    close(fd);
+    return bad;
+}
+
 /* Enter one, for the next child to be born in; what is given back, or -1. */
 static int enter_network(void) {
     if (net_count) {
@@ -238,7 +304,7 @@ static int enter_network(void) {
             return net;
         close(net);
     }
-    if (unshare(CLONE_NEWNET) || raise_loopback())
+    if (unshare(CLONE_NEWNET) || raise_loopback() || (profile == ROOT_INSIDE && open_low_ports()))
         return -1;
     return openat(host_proc, "self/ns/net", O_RDONLY | O_CLOEXEC);
 }
@@ -282,7 +348,7 @@ static int parse(struct box *box, char *packet, size_t length) {
 }
 
 static void start(char *packet, size_t length, int control) {
-    struct box box = {.control = control, .cgroup = cgroup, .rootless = rootless};
+    struct box box = {.control = control, .cgroup = cgroup, .profile = profile, .user_namespace = user_namespace};
     errno = EINVAL;
     if (parse(&box, packet, length)) {
         send_failure(control, "a malformed request", errno);
@@ -331,7 +397,7 @@ static void start_rotation(const char *packet, size_t length, int answer, int ta
     if (packet[length - 1] || found != wanted) {
         send_failure(answer, "a malformed request", errno);
     } else if (r.image && add_binds(key, 1)) {
-        send_failure(answer, key, errno);
+        send_failure(answer, trouble ? trouble : key, errno);
     } else {
         pid_t pid = fork();
         if (pid == 0)
@@ -456,13 +522,13 @@ static void serve(int owner) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 5)
+    if (argc < 6)
         return 2;
-    server = atoi(argv[1]), rootless = atoi(argv[2]), cgroup = atoi(argv[4]);
-    int filtered = atoi(argv[3]);
-    cgroup_name = strdup(argc > 5 ? argv[5] : "");
-    for (int i = 0; i < 3 && argc > 6 + i; i++)
-        cgroup_paths[i] = strdup(argv[6 + i]);
+    server = atoi(argv[1]), profile = atoi(argv[2]), first_uid = atoi(argv[3]), cgroup = atoi(argv[5]);
+    int filtered = atoi(argv[4]);
+    cgroup_name = strdup(argc > 6 ? argv[6] : "");
+    for (int i = 0; i < 3 && argc > 7 + i; i++)
+        cgroup_paths[i] = strdup(argv[7 + i]);
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0)
         files.rlim_cur = files.rlim_max, setrlimit(RLIMIT_NOFILE, &files);
@@ -472,8 +538,10 @@ int main(int argc, char **argv) {
     int owner = syscall(SYS_pidfd_open, getppid(), 0);
     if (owner < 0)
         die("pidfd_open (Linux 5.3 or newer is needed)");
-    if (rootless)
+    if (profile == ROOTLESS)
         enter_user_namespace();
+    if (profile == ROOT_INSIDE)
+        make_user_namespace();
     enter_own_mounts();
     make_cgroups();
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || (filtered && install_filter()))

@@ -11,6 +11,7 @@ enum to_host { SERVER_READY = 1, STARTED, READY, FAILED, OUTPUT, DONE, QUIETED }
 enum to_agent { SPAWN = 1, KILL, QUIET, SIGNAL };
 enum to_server { START = 1, ROTATE, DROP };
 enum how { EXITED, SIGNALLED, TIMED_OUT };
+enum profile { ROOT, ROOT_INSIDE, ROOTLESS }; /* see profile.py */
 
 #define PACKET_MAX (160 * 1024) /* of one frame to the agent */
 #define CHUNK (48 * 1024)       /* of output in one frame to the host */
@@ -99,7 +100,7 @@ struct box {
     struct request request;
     const char *strings;
     const char *lowers;
-    int control, cgroup, rootless;
+    int control, cgroup, profile, user_namespace;
 };
 int raise_loopback(void);
 void enter_box(const struct box *box) __attribute__((noreturn));
