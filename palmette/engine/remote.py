@@ -85,6 +85,7 @@ class RemoteEngine:
     ) -> None:
         self.model = served.model
         self.kind = form.name
+        self.names_version = False  # whether the last answer named the version that sampled it
         self._wire = wire
         self._form = form
         self._context = served.context_tokens
@@ -166,6 +167,9 @@ class RemoteEngine:
         versions = {piece.version for piece in pieces if piece.version is not None}
         if len(versions) > 1:
             raise EngineError(f"the weights changed under a completion: versions {sorted(versions)}")
+        self.names_version = bool(versions)
+        if versions:
+            self._version = version = versions.pop()
         last = pieces[-1] if pieces else None
         if last is None or last.finish_reason is None:
             raise EngineError("the server ended its answer without a reason")
@@ -173,7 +177,7 @@ class RemoteEngine:
             token_ids=tuple(token for piece in pieces for token in piece.token_ids),
             logprobs=tuple(logprob for piece in pieces for logprob in piece.logprobs),
             finish_reason=last.finish_reason,
-            version=versions.pop() if versions else version,
+            version=version,
         )
 
     async def _pieces(

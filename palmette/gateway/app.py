@@ -28,7 +28,7 @@ from starlette.routing import Route
 
 from palmette.chat.template import Renderer
 from palmette.engine.api import Engine, Sampling
-from palmette.gateway import anthropic, gemini, openai_chat, openai_responses, refusal
+from palmette.gateway import anthropic, gemini, openai_chat, openai_completions, openai_responses, refusal
 from palmette.gateway.call import Call
 from palmette.gateway.dialect import Dialect
 from palmette.gateway.dialect import Request as Asked
@@ -40,6 +40,7 @@ from palmette.gateway.stream import EventStream, events
 
 DIALECTS: dict[str, Dialect] = {
     "/v1/chat/completions": openai_chat.DIALECT,
+    "/v1/completions": openai_completions.DIALECT,
     "/v1/responses": openai_responses.DIALECT,
     "/v1/messages": anthropic.DIALECT,
 }

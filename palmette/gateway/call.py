@@ -15,7 +15,10 @@ from palmette.engine.api import Completion
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One answered request: what the engine saw, what it sampled, what that says, and its `leaf` in the tree."""
+    """One answered request: what the engine saw, what it sampled, what that says, and its `leaf` in the tree.
+
+    `scores` are log-probs of the prompt's tokens 1..T-1, where they were asked for.
+    """
 
     id: str
     messages: tuple[Message, ...]
@@ -23,6 +26,7 @@ class Turn:
     completion: Completion
     answer: Message
     leaf: int
+    scores: tuple[float, ...] | None = None
 
 
 class Call:

@@ -62,6 +62,12 @@ def read_integer(fields: Mapping[str, Any], name: str, least: int | None = None,
     return value
 
 
+def read_top_k(fields: Mapping[str, Any]) -> int | None:
+    """Return the `top_k` field, 0 for off, which some write as -1."""
+    value = read_integer(fields, "top_k", -1)
+    return None if value is None else max(value, 0)
+
+
 def read_number(fields: Mapping[str, Any], name: str, least: float, most: float, prefix: str = "") -> float | None:
     """Return a number field within [least, most], or None when absent or null."""
     value = fields.get(name)

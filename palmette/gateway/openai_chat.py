@@ -26,6 +26,7 @@ from palmette.gateway.fields import (
     read_model,
     read_number,
     read_object,
+    read_top_k,
 )
 from palmette.gateway.openai_messages import read_messages, read_tools
 from palmette.gateway.refusal import Refusal, openai_error
@@ -100,8 +101,8 @@ class ChatRequest:
             "finish_reason": _finish_reason(turn),
             "logprobs": logprobs(completion.token_ids, completion.logprobs, renderer) if self.logprobs else None,
         }
-        body = self.envelope(turn.id, "chat.completion") | {"choices": [choice], "usage": _usage(turn)}
-        body["system_fingerprint"] = _fingerprint(turn)
+        body = self.envelope(turn.id, "chat.completion") | {"choices": [choice], "usage": usage(turn)}
+        body["system_fingerprint"] = fingerprint(turn)
         if self.return_token_ids:
             choice["token_ids"] = completion.token_ids
             body["prompt_token_ids"] = turn.prompt_ids
@@ -131,7 +132,7 @@ def read(body: bytes) -> ChatRequest:
         max_tokens=min((limit for limit in limits if limit is not None), default=None),
         temperature=read_number(fields, "temperature", 0.0, 2.0),
         top_p=read_number(fields, "top_p", 0.0, 1.0),
-        top_k=read_integer(fields, "top_k", -1),
+        top_k=read_top_k(fields),
         seed=read_integer(fields, "seed"),
     )
     return ChatRequest(
@@ -175,7 +176,7 @@ class _Writer:
 
     def end(self, turn: Turn) -> bytes:
         """Tell calls, the reason, usage if asked, and [DONE]."""
-        self._envelope["system_fingerprint"] = _fingerprint(turn)
+        self._envelope["system_fingerprint"] = fingerprint(turn)
         chunks = [self._chunk({"malformed": turn.answer.malformed})] if turn.answer.malformed else []
         for index, call in enumerate(map(_call, turn.answer.tool_calls)):
             head = {"index": index, "id": call["id"], "type": "function"}
@@ -185,7 +186,7 @@ class _Writer:
             chunks.append(self._chunk({"tool_calls": [told]}))
         chunks.append(self._chunk({}, _finish_reason(turn)))
         if self._request.include_usage:
-            chunks.append(sse.event(self._envelope | {"choices": [], "usage": _usage(turn)}))
+            chunks.append(sse.event(self._envelope | {"choices": [], "usage": usage(turn)}))
         return b"".join([*chunks, b"data: [DONE]\n\n"])
 
     def fail(self, refusal: Refusal) -> bytes:
@@ -236,10 +237,12 @@ def _finish_reason(turn: Turn) -> str:
     return "tool_calls" if turn.answer.tool_calls else "stop"
 
 
-def _usage(turn: Turn) -> dict[str, int]:
+def usage(turn: Turn) -> dict[str, int]:
+    """Return the numbers of tokens as OpenAI writes them."""
     prompt, completion = len(turn.prompt_ids), len(turn.completion.token_ids)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _fingerprint(turn: Turn) -> str:
+def fingerprint(turn: Turn) -> str:
+    """Return the name of the weights that answered, ``weights-VERSION``."""
     return f"weights-{turn.completion.version}"

@@ -171,18 +171,22 @@ class Session:
                 completion = await engine.stream(call.prompt_ids, sampling, call.each)
             else:
                 completion = await engine.complete(call.prompt_ids, sampling)
+            scores = await engine.score(call.prompt_ids) if ask.scored else None
         except ContextExhausted as error:
             self.failure = Failure.CONTEXT_EXHAUSTED
             raise refusal.ContextRefusal(engine.context_tokens, len(call.prompt_ids)) from error
         except EngineError as error:
             self.failure = Failure.ENGINE_ERROR
             raise refusal.engine_failed(str(error)) from error
-        except Exception:
+        except Exception as error:
+            if isinstance(error, ValueError) and ask.prompt_ids is not None:
+                raise refusal.malformed("prompt", f"{error}.") from error
             self.failure = Failure.ENGINE_ERROR
             raise
         if self.closed:
             raise refusal.unknown_session()
-        return self._record(call, ask, walk, completion, _readable(completion.token_ids, renderer))
+        turn = self._record(call, ask, walk, completion, _readable(completion.token_ids, renderer))
+        return turn if scores is None else replace(turn, scores=scores)
 
     async def _prompt(self, ask: Ask, walk: Walk, renderer: Renderer) -> list[int]:
         if self._tokenising and sum(len(message.content) for message in ask.messages) > OFF_LOOP_CHARS:
@@ -199,7 +203,7 @@ class Session:
         elif sampling.seed is not None:
             sampling = replace(sampling, seed=turn_seed(sampling.seed, index))
         bounds = [bound for bound in (sampling.max_tokens, self._cap, ask.max_tokens) if bound is not None]
-        return replace(sampling, max_tokens=min(bounds))
+        return replace(sampling, max_tokens=min(bounds), stop_ids=(*sampling.stop_ids, *ask.stop_ids))
 
     def _record(self, call: Call, ask: Ask, walk: Walk, completion: Completion, parsed: Message) -> Turn:
         leaf = self.tree.commit(call.prompt_ids, completion.token_ids, completion.logprobs, completion.version)
@@ -212,7 +216,8 @@ class Session:
             answer=answer,
             leaf=leaf,
         )
-        self._say(turn, walk, self._known.learn(walk, turn))
+        if ask.prompt_ids is None:  # else there are no messages that a later request could go on from
+            self._say(turn, walk, self._known.learn(walk, turn))
         self.turns += 1
         self.failure = None
         return turn
@@ -242,6 +247,8 @@ class Session:
 
 def _prompt(ask: Ask, walk: Walk, renderer: Renderer) -> list[int]:
     """Return the ids of the prompt: the longest conversation that the session answered, extended; else all anew."""
+    if ask.prompt_ids is not None:
+        return list(ask.prompt_ids)
     for length in range(len(ask.messages), 0, -1):
         turn = walk.turns[length - 1]
         if turn is None or length == len(ask.messages):

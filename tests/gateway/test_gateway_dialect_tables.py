@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from palmette.engine.api import Sampling
 from palmette.engine.scripted import ScriptedEngine
-from palmette.gateway import anthropic, gemini, openai_chat, openai_responses
+from palmette.gateway import anthropic, gemini, openai_chat, openai_completions, openai_responses
 from palmette.gateway.dialect import Dialect
 from palmette.gateway.identity import Known
 from palmette.gateway.refusal import Refusal
@@ -24,16 +24,24 @@ DEEP: Any = json.loads("[" * 100 + "]" * 100)
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
 SMALL: dict[str, dict[str, Any]] = {
     "openai_chat": {"messages": [USER]},
+    "openai_completions": {"prompt": [1, 2]},
     "openai_responses": {"input": "x"},
     "anthropic": {"messages": [USER]},
     "gemini": {"contents": [TURN]},
 }
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
-    for dialect in (openai_chat.DIALECT, openai_responses.DIALECT, anthropic.DIALECT, gemini.DIALECT)
+    for dialect in (
+        openai_chat.DIALECT,
+        openai_completions.DIALECT,
+        openai_responses.DIALECT,
+        anthropic.DIALECT,
+        gemini.DIALECT,
+    )
 }
 PATHS = {
     "openai_chat": "/v1/chat/completions",
+    "openai_completions": "/v1/completions",
     "openai_responses": "/v1/responses",
     "anthropic": "/v1/messages?beta=true",
     "gemini": "/v1beta/models/m:generateContent",
