@@ -51,7 +51,7 @@ class BubblewrapHost:
     @property
     def lacks(self) -> frozenset[str]:
         """Needs of the conformance suite that cannot be met."""
-        always = {"processes", "filter", "root", "disk", "fork", "pause", "streams", "bounds"}
+        always = {"processes", "filter", "root", "system", "disk", "fork", "pause", "streams", "bounds"}
         return frozenset(always if self._groups.found.version else always | {"memory", "pids"})
 
     def weaknesses(self) -> tuple[str, ...]:

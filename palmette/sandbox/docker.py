@@ -48,6 +48,7 @@ class DockerHost:
     name = "docker"
     lacks = frozenset(
         {"processes", "walls", "filter", "root", "memory", "pids", "disk", "fork", "pause", "streams", "bounds"}
+        | {"system"}
     )
 
     def __init__(self, path: str | None = None, *, image: str | None = None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from palmette.sandbox import cgroup
+from palmette.sandbox import cgroup, landlock
 from palmette.sandbox.admission import Admission
 from palmette.sandbox.api import Spec, StartFailed
 from palmette.sandbox.layers import Stack
@@ -25,7 +25,7 @@ _DESCRIPTORS = 5  # of a sandbox here: control socket, pidfd, root, listener, mo
 _KILLS_PER_S = 500.0
 _PROFILE_LACKS: dict[Profile, set[str]] = {
     Profile.ROOT: set(),
-    Profile.ROOT_INSIDE: {"root", "user"},
+    Profile.ROOT_INSIDE: {"root", "user", "system"},
     Profile.ROOTLESS: {"pids", "root"},
 }
 _PROFILE_WEAKNESSES: dict[Profile, tuple[str, ...]] = {
@@ -37,7 +37,7 @@ _PROFILE_WEAKNESSES: dict[Profile, tuple[str, ...]] = {
     ),
     Profile.ROOTLESS: (
         "rootless: all sandboxes of this host share one uid, so there is no limit on processes per sandbox",
-        "rootless: a sandbox may change its own /etc and other files of its private root",
+        "rootless: a sandbox may change modes and times of all files in its private root",
     ),
 }
 
@@ -96,6 +96,8 @@ class NamespaceHost:
         missing = set() if machine.cgroups.version else {"memory"}
         missing |= set() if machine.cgroups.freezes else {"pause"}
         missing |= _PROFILE_LACKS[machine.profile]
+        if machine.profile is Profile.ROOTLESS and machine.landlock < landlock.WRITES:
+            missing |= {"system"}
         return frozenset(missing if machine.filtered else missing | {"filter"})
 
     def weaknesses(self) -> tuple[str, ...]:
@@ -113,6 +115,11 @@ class NamespaceHost:
         if not machine.cgroups.freezes:
             found.append("no freezer: a sandbox cannot be paused")
         found += _PROFILE_WEAKNESSES[machine.profile]
+        if machine.profile is Profile.ROOTLESS and machine.landlock < landlock.WRITES:
+            found.append(
+                f"rootless: a sandbox may change its own /etc and other files of its private root (Landlock's ABI is "
+                f"{machine.landlock}, {landlock.WRITES} is needed: Linux 5.19 with Landlock among its LSMs)"
+            )
         if not machine.filtered:
             found.append(
                 "no seccomp filter (this kernel's BPF allocator is stuck): nested user namespaces are possible"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from palmette.sandbox import cgroup, seccomp
+from palmette.sandbox import cgroup, landlock, seccomp
 from palmette.sandbox.api import Spec, StartFailed
 from palmette.sandbox.build import fork_server
 from palmette.sandbox.descriptors import readable
@@ -45,6 +45,7 @@ class Machine:
     profile: Profile
     cgroups: cgroup.Cgroups
     filtered: bool
+    landlock: int  # version of its ABI
 
 
 def survey(wanted: Profile | None = None) -> Machine:
@@ -52,7 +53,7 @@ def survey(wanted: Profile | None = None) -> Machine:
     profile = settle(wanted)
     rootless = cgroup.Cgroups(version=0, reason="rootless")
     groups = rootless if profile is Profile.ROOTLESS else cgroup.detect()
-    return Machine(profile=profile, cgroups=groups, filtered=seccomp.usable())
+    return Machine(profile=profile, cgroups=groups, filtered=seccomp.usable(), landlock=landlock.abi())
 
 
 class Server:

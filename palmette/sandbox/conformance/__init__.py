@@ -17,7 +17,7 @@ from palmette.sandbox.api import Host
 from palmette.sandbox.conformance import abuse, commands, files, life, network, state, streams, walls
 
 NEEDS = (
-    *("", "paths", "processes", "walls", "network", "filter", "user", "root", "memory", "pids", "disk"),
+    *("", "paths", "processes", "walls", "network", "filter", "user", "root", "system", "memory", "pids", "disk"),
     *("fork", "pause", "streams", "bounds"),
 )
 

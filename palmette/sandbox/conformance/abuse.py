@@ -212,6 +212,12 @@ ATTEMPTS = (
     ),
     Attempt(name="disk_and_inode_fill", stopped_by="size and nr_inodes of its tmpfs", run=_disk_fill, need="disk"),
     Attempt(name="files_of_the_host", stopped_by="own root (pivot_root), read-only binds, own uid", run=_host_files),
+    Attempt(
+        name="changing_the_system_in_its_root",
+        stopped_by="they belong to root; rootless: Landlock",
+        run=_in_program(attacks.PLANTED),
+        need="system",
+    ),
     Attempt(name="proc_and_sys", stopped_by="own /proc, no /sys, no capability", run=_in_program(attacks.PROC)),
     Attempt(
         name="looking_into_pid_1",

@@ -44,6 +44,24 @@ if any(word in open("/proc/self/mountinfo").read() for word in (os.path.dirname(
     escaped.append("mountinfo")
 """
 
+PLANTED = """
+for path in ("/etc/passwd", "/etc/hosts", "/etc/nsswitch.conf", "/planted", "/etc/planted", "/var/planted"):
+    tried("write " + path, lambda: open(path, "ab").write(b"x"))
+    tried("truncate " + path, lambda: os.truncate(path, 0))
+    tried("remove " + path, lambda: os.unlink(path))
+tried("mkdir", lambda: os.mkdir("/home"))
+tried("rename", lambda: os.rename("/etc/hosts", "/tmp/hosts"), (*DENIED, errno.EXDEV))
+tried("replace", lambda: os.rename("/tmp", "/var/tmp/tmp"), (*DENIED, errno.EXDEV))
+tried("link", lambda: os.link("/etc/passwd", "/tmp/passwd"), (*DENIED, errno.EXDEV))
+tried("symlink", lambda: os.symlink("/tmp", "/etc/link"))
+os.makedirs("/app/a/b"), os.mkdir("/tmp/c")
+open("/app/a/b/f", "w").write("moved")
+os.rename("/app/a/b/f", "/tmp/c/f")
+os.link("/tmp/c/f", "/dev/shm/f") if os.stat("/dev/shm").st_dev == os.stat("/tmp").st_dev else None
+if open("/tmp/c/f").read() != "moved":
+    escaped.append("its own files are in its way")
+"""
+
 PROC = """
 for path in ("sysrq-trigger", "sys/kernel/core_pattern", "sys/kernel/modprobe", "sys/vm/drop_caches",
              "sys/kernel/hostname", "sys/net/ipv4/ip_forward", "sys/user/max_user_namespaces", "timer_list",

@@ -17,6 +17,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -52,6 +53,13 @@ static int orphans[ORPHANS_MAX], orphan_count;
 static int control, signals;
 static uint32_t output_limit;
 static char buffer[PACKET_MAX + 1];
+static struct { /* what commands may write to, if that is confined */
+    const char *directories;
+    uint32_t count;
+    int ruleset;
+    dev_t device;
+    ino_t root;
+} writable = {.ruleset = -1};
 
 static uint64_t now_us(void) {
     struct timespec t;
@@ -208,6 +216,22 @@ static void limit(int what, rlim_t value) {
     }
 }
 
+/* The rules for what may be written to, made anew after a fork, which changes the root; true on failure. */
+static int confine(void) {
+    struct stat root;
+    if (!writable.count)
+        return 0;
+    if (stat("/", &root))
+        return -1;
+    if (writable.ruleset >= 0 && root.st_dev == writable.device && root.st_ino == writable.root)
+        return 0;
+    if (writable.ruleset >= 0)
+        close(writable.ruleset);
+    writable.device = root.st_dev, writable.root = root.st_ino;
+    writable.ruleset = writable_ruleset(writable.directories, writable.count);
+    return writable.ruleset < 0;
+}
+
 static void __attribute__((noreturn)) become(const struct spawn *s, const char *cwd, char **argv, char **env,
                                              const int fds[3]) {
     sigset_t none;
@@ -216,6 +240,8 @@ static void __attribute__((noreturn)) become(const struct spawn *s, const char *
     for (int i = 0; i < 3; i++)
         if (dup2(fds[i], i) < 0)
             _exit(126);
+    if (writable.count && restrict_to(writable.ruleset))
+        _exit(126);
     close_range(3, ~0u, 0);
     if (s->terminal)
         ioctl(0, TIOCSCTTY, 0);
@@ -272,7 +298,7 @@ static void spawn(const struct spawn *s, char *strings, const int given[3]) {
     struct command *c = free_command();
     char **words = calloc(s->argc + s->envc + 2, sizeof *words);
     int out[2] = {-1, -1}, err[2] = {-1, -1}, nothing = -1, ours = s->fds < 3;
-    if (!c || !words || (ours && (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC)))) {
+    if (!c || !words || confine() || (ours && (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC)))) {
         refuse(s->id, errno ? errno : EAGAIN);
         goto end;
     }
@@ -406,12 +432,13 @@ static void settle(uint64_t now) {
     }
 }
 
-void run_agent(int socket, uint32_t output_bytes, uint32_t ttl_ms) {
+void run_agent(int socket, uint32_t output_bytes, uint32_t ttl_ms, const char *directories, uint32_t count) {
     static struct pollfd polls[2 + 2 * COMMANDS_MAX + ORPHANS_MAX];
     static struct capture *owners[2 + 2 * COMMANDS_MAX + ORPHANS_MAX];
     uint64_t end = now_us() + (uint64_t)ttl_ms * 1000;
     sigset_t child;
     control = socket, output_limit = output_bytes;
+    writable.directories = directories, writable.count = count;
     sigemptyset(&child), sigaddset(&child, SIGCHLD);
     sigprocmask(SIG_SETMASK, &child, NULL);
     signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);

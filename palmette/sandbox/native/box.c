@@ -397,5 +397,8 @@ void enter_box(const struct box *b) {
         _exit(1);
     for (int i = 0; i < count; i++)
         close(fds[i]);
-    run_agent(control, b->request.output_bytes, b->request.ttl_ms);
+    for (uint32_t i = 0; i < r->binds; i++)
+        next(&first);
+    int confined = b->profile == ROOTLESS && landlock_confines_writes(); /* elsewhere root's files are of another uid */
+    run_agent(control, r->output_bytes, r->ttl_ms, first, confined ? r->directories : 0);
 }

@@ -115,8 +115,13 @@ void drop_layer(const char *name);
 void enter_rotation(const struct rotate *r, const char *strings, int answer, int target) __attribute__((noreturn));
 /* flatten.c */
 int copy_tree(int from, const char *to);
-/* agent.c */
-void run_agent(int control, uint32_t output_bytes, uint32_t ttl_ms) __attribute__((noreturn));
+/* agent.c: commands may write below the `count` directories only, if there are any */
+void run_agent(int control, uint32_t output_bytes, uint32_t ttl_ms, const char *directories, uint32_t count)
+    __attribute__((noreturn));
+/* landlock.c */
+int landlock_confines_writes(void);
+int writable_ruleset(const char *directories, uint32_t count);
+int restrict_to(int ruleset);
 /* processes.c */
 int kill_family(pid_t leader, unsigned long long ticks, int orphans_too);
 unsigned long long started_at(pid_t pid);
