@@ -13,7 +13,7 @@ from pathlib import Path
 from palmette.sandbox.api import StartFailed
 
 _LOOK_S = 0.05  # between two looks at the machine
-_DESCRIPTORS = 64  # kept free for everything that is not a sandbox
+RESERVED = 64  # descriptors kept free for everything that is not a sandbox
 _PROCESSES = 512
 
 
@@ -54,7 +54,7 @@ class Admission:
         if time.monotonic() - self._looked >= _LOOK_S or self._free - self._promised < descriptors:
             self._looked = time.monotonic()
             soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-            self._free = soft - _DESCRIPTORS - len(os.listdir("/proc/self/fd"))
+            self._free = soft - RESERVED - _open_descriptors()
             self._short = self._look()
         if self._free - self._promised < descriptors:
             return "too few descriptors are left (raise the limit, ulimit -n)"
@@ -69,6 +69,10 @@ class Admission:
         if threads > most - _PROCESSES:
             return f"{threads} of {most} processes run (raise the sysctl kernel.pid_max)"
         return None
+
+
+def _open_descriptors() -> int:
+    return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))  # the former since Linux 6.2
 
 
 def _memory_mb(name: str) -> float:

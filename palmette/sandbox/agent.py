@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import os
+import signal
 import socket
 import struct
 from collections import deque
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from palmette.sandbox.api import Bounds, Result, SandboxLost, StartFailed, Status, Usage
 from palmette.sandbox.descriptors import memory_file
 
-_SPAWN, _KILL, _QUIET, _SIGNAL = 1, 2, 3, 4
+_SPAWN, _KILL, _QUIET, _SIGNAL, _COUNT = 1, 2, 3, 4, 5
 _STARTED, _READY, _FAILED, _OUTPUT, _DONE, _QUIETED = 2, 3, 4, 5, 6, 7
 _WORD = struct.Struct("=I")
 _PAIR = struct.Struct("=Ii")
@@ -51,7 +52,7 @@ class Agent:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._commands: dict[int, _Command] = {}
-        self._quieting: asyncio.Future[int] | None = None
+        self._asked: dict[int, asyncio.Future[int]] = {}  # how many commands run
         self._serial = 0
         self.cpu_us = 0  # of all commands that have ended, and of pid 1
         self._outbox: deque[tuple[bytes, Sequence[int]]] = deque()
@@ -126,24 +127,22 @@ class Agent:
             self._send(struct.pack("=II", _KILL, serial))
 
     def signal(self, serial: int, number: int) -> None:
-        """Send a signal to a command's process group."""
-        if self._ended is None:
+        """Send a signal to a command's process group; SIGKILL also to children in sessions of their own."""
+        if number == signal.SIGKILL:
+            self.kill(serial)
+        elif self._ended is None:
             self._send(struct.pack("=III", _SIGNAL, serial, number))
 
     async def quiet(self) -> int:
         """End all that is left of earlier commands; return how many commands run, in which case nothing was done.
 
-        Raises `SandboxLost`. One at a time.
+        Raises `SandboxLost`.
         """
-        if self._ended is not None:
-            raise SandboxLost(self._ended)
-        assert self._quieting is None
-        self._quieting = self._loop.create_future()
-        self._send(struct.pack("=II", _QUIET, 0))
-        try:
-            return await self._quieting
-        finally:
-            self._quieting = None
+        return await self._ask(_QUIET)
+
+    async def running(self) -> int:
+        """Return how many commands run, as pid 1 says. Raises `SandboxLost`."""
+        return await self._ask(_COUNT)
 
     def take_box(self) -> Box:
         """Return what came with the start; its descriptors are the caller's from now on."""
@@ -170,9 +169,21 @@ class Agent:
         for command in list(self._commands.values()):
             if not command.future.done():
                 command.future.set_exception(SandboxLost(reason))
-        if self._quieting and not self._quieting.done():
-            self._quieting.set_exception(SandboxLost(reason))
+        for future in self._asked.values():
+            if not future.done():
+                future.set_exception(SandboxLost(reason))
         self._on_end(reason)
+
+    async def _ask(self, kind: int) -> int:
+        if self._ended is not None:
+            raise SandboxLost(self._ended)
+        self._serial = serial = (self._serial + 1) & 0xFFFFFFFF
+        future = self._asked[serial] = self._loop.create_future()
+        self._send(struct.pack("=II", kind, serial))
+        try:
+            return await future
+        finally:
+            del self._asked[serial]
 
     def _send(self, packet: bytes, fds: Sequence[int] = ()) -> None:
         self._outbox.append((packet, fds))
@@ -232,8 +243,9 @@ class Agent:
             self.box.listener = others.pop(0) if listens else -1
             self.box.mounts = others.pop(0) if others else -1
         elif kind == _QUIETED:
-            if self._quieting and not self._quieting.done():
-                self._quieting.set_result(_WORD.unpack_from(packet, 8)[0])
+            future = self._asked.get(_WORD.unpack_from(packet, 4)[0])
+            if future and not future.done():
+                future.set_result(_WORD.unpack_from(packet, 8)[0])
         elif kind == _FAILED:
             code = _PAIR.unpack_from(packet)[1]
             self.close(f"{packet[_PAIR.size :].decode(errors='replace')}: {os.strerror(code)}")

@@ -86,6 +86,12 @@ def _namespace(profile: str = "") -> Host:
     return NamespaceHost(profile=Profile(profile) if profile else None)
 
 
+def _shards() -> Host:
+    from palmette.sandbox.shards.host import ShardsHost
+
+    return ShardsHost()
+
+
 def _fake() -> Host:
     from palmette.sandbox.fake import FakeHost
 
@@ -115,6 +121,7 @@ HOSTS: dict[str, Callable[[], Host]] = {
     "namespace:root": lambda: _namespace("root"),
     "namespace:root-inside": lambda: _namespace("root-inside"),
     "namespace:rootless": lambda: _namespace("rootless"),
+    "shards": _shards,
     "bubblewrap": _bubblewrap,
     "docker": _docker,
     "e2b": _e2b,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from palmette.sandbox import cgroup, landlock
 from palmette.sandbox.admission import Admission
@@ -21,8 +22,8 @@ from palmette.sandbox.reap import reap
 from palmette.sandbox.server import Machine, Server, survey
 
 _STARTING = 16  # at once; more only queue up in the kernel and time out together
-_DESCRIPTORS = 5  # of a sandbox here: control socket, pidfd, root, listener, mounts
-_KILLS_PER_S = 500.0
+KILLS_PER_S = 500.0
+CAPACITY = 8000  # sandboxes; a fork server has some 8,000 uids
 _PROFILE_LACKS: dict[Profile, set[str]] = {
     Profile.ROOT: set(),
     Profile.ROOT_INSIDE: {"root", "user", "system"},
@@ -48,10 +49,17 @@ class NamespaceHost:
     All stand behind the walls of one `profile`; None is the strongest that this user can have.
     """
 
-    def __init__(self, admission: Admission | None = None, profile: Profile | None = None) -> None:
+    def __init__(
+        self,
+        admission: Admission | None = None,
+        profile: Profile | None = None,
+        on_end: Callable[[NamespaceSandbox, str], None] | None = None,
+    ) -> None:
+        """Begin; `on_end(sandbox, why)` is called once for each sandbox that ends, however it does."""
         self.name = f"namespace:{profile}" if profile else "namespace"
         self._wanted = profile
         self._admission = admission or Admission()
+        self._on_end = on_end
         self._machine: Machine | None = None
         self._server: Server | None = None
         self._launching = asyncio.Lock()
@@ -77,15 +85,17 @@ class NamespaceHost:
             server = await self._launched()
             return await self._start(server, spec, lowers, uid)
 
-    def forget(self, name: str) -> None:
-        """Take a sandbox that is gone off the books."""
-        self._sandboxes.pop(name, None)
+    def forget(self, name: str, why: str) -> None:
+        """Take a sandbox that is gone off the books. Idempotent."""
+        sandbox = self._sandboxes.pop(name, None)
+        if sandbox and self._on_end:
+            self._on_end(sandbox, why)
 
     async def throttle_kill(self) -> None:
         """Wait until one more sandbox may be killed: a mass of exits at once is what kernels take worst."""
         now = time.monotonic()
         wait_s = self._next_kill - now
-        self._next_kill = max(self._next_kill, now) + 1 / _KILLS_PER_S
+        self._next_kill = max(self._next_kill, now) + 1 / KILLS_PER_S
         if wait_s > 0.02:
             await asyncio.sleep(wait_s)
 
@@ -138,7 +148,9 @@ class NamespaceHost:
     async def _start(
         self, server: Server, spec: Spec, lowers: tuple[str, ...] = (), uid: int | None = None
     ) -> NamespaceSandbox:
-        async with self._admission.room(_DESCRIPTORS, lambda: server.full if uid is None else None):
+        async with self._admission.room(
+            descriptors(spec, server.profile), lambda: server.full if uid is None else None
+        ):
             if self._closed:
                 raise StartFailed("the sandbox host is closed")
             self._serial += 1
@@ -178,3 +190,8 @@ class NamespaceHost:
         if self._machine is None:
             self._machine = survey(self._wanted)
         return self._machine
+
+
+def descriptors(spec: Spec, profile: Profile) -> int:
+    """Return how many a sandbox takes here: control socket, pidfd, root; mount namespace; listener."""
+    return 3 + (profile is Profile.ROOTLESS) + (spec.gateway is not None)

@@ -125,13 +125,7 @@ class NamespaceSandbox:
             with self._watching(timeout_s):
                 return self._told(await future, killed)
 
-        def send(number: int) -> None:
-            if number == signal.SIGKILL:
-                agent.kill(serial)  # children in sessions of their own too
-            else:
-                agent.signal(serial, number)
-
-        return RunningProcess(ends, asyncio.ensure_future(end()), send)
+        return RunningProcess(ends, asyncio.ensure_future(end()), lambda number: agent.signal(serial, number))
 
     async def upload(self, files_tar: bytes, path: str = ".") -> None:
         """Unpack a tar archive below `path`. Raises `PathRefused`, `SandboxLost`."""
@@ -152,6 +146,11 @@ class NamespaceSandbox:
         """Write a file, making parent directories. Raises `PathRefused`, `SandboxLost`."""
         async with self._transfer() as files:
             as_user(self._server.actor, files.write, path, data, mode)
+
+    async def running(self) -> int:
+        """Ask its first process how many commands run. Raises `SandboxLost`."""
+        with self._watching(30.0):
+            return await self._alive().running()
 
     async def snapshot(self) -> NamespaceSnapshot:
         """Keep the files as they are. Raises `Busy`, `SandboxLost`."""
@@ -270,7 +269,7 @@ class NamespaceSandbox:
             os.close(self._mounts)
         self._server.return_uid(self._uid)
         self._server.layers.release(self._stack.names)
-        self._host.forget(self._id)
+        self._host.forget(self._id, why)
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close())
 

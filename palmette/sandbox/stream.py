@@ -9,7 +9,7 @@ import os
 import pty
 import struct
 import termios
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
 from palmette.sandbox.api import Result
@@ -38,6 +38,14 @@ class Ends:
             self.outputs = {out: "stdout", err: "stderr"}
         for fd in {self.input, *self.outputs}:
             os.set_blocking(fd, False)
+
+    @classmethod
+    def received(cls, fds: Sequence[int], *, terminal: bool) -> Ends:
+        """Return the host's ends that another process has made and handed over."""
+        ends = cls.__new__(cls)
+        ends.terminal, ends.inner, ends.input = terminal, [], fds[0]
+        ends.outputs = {fds[0]: "stdout"} if terminal else {fds[1]: "stdout", fds[2]: "stderr"}
+        return ends
 
     def close(self) -> None:
         """Let go of the host's ends, when there is no command to read from."""
@@ -110,6 +118,12 @@ class RunningProcess:
             raise ValueError("the command has no terminal to resize")
         if self._input >= 0:
             resize(self._input, rows, columns)
+
+    def hand_over(self) -> list[int]:
+        """Return the descriptors of its streams, the caller's from now on: a terminal, or input and both outputs."""
+        fds = [self._input] if self._terminal else [self._input, *self._outputs]
+        self._input, self._outputs = -1, {}
+        return fds
 
     async def wait(self) -> Result:
         """Return how it ended, throwing away what is still to be read. Raises `SandboxLost`."""

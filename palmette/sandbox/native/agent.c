@@ -397,6 +397,10 @@ static void listen_to_host(void) {
             for (int i = 0; i < COMMANDS_MAX; i++)
                 if (commands[i].used == 1 && !commands[i].exited && commands[i].id == g.id)
                     kill(-commands[i].pid, (int)g.number);
+        } else if (type == COUNT && (size_t)n == sizeof(struct quiet)) {
+            struct quieted answer = {QUIETED, 0, running()};
+            memcpy(&answer.id, buffer + sizeof type, sizeof answer.id);
+            send_packet(control, &answer, sizeof answer, NULL, 0);
         } else if (type == QUIET && (size_t)n == sizeof(struct quiet)) {
             struct quiet q;
             memcpy(&q, buffer, sizeof q);

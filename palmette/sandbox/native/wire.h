@@ -8,7 +8,7 @@
 #include <sys/types.h>
 
 enum to_host { SERVER_READY = 1, STARTED, READY, FAILED, OUTPUT, DONE, QUIETED };
-enum to_agent { SPAWN = 1, KILL, QUIET, SIGNAL };
+enum to_agent { SPAWN = 1, KILL, QUIET, SIGNAL, COUNT };
 enum to_server { START = 1, ROTATE, DROP };
 enum how { EXITED, SIGNALLED, TIMED_OUT };
 enum profile { ROOT, ROOT_INSIDE, ROOTLESS }; /* see profile.py */
@@ -55,7 +55,7 @@ struct signal {
     uint32_t type, id, number;
 };
 
-/* End whatever runs besides you. */
+/* End whatever runs besides you; with the type COUNT only say how many commands run. */
 struct quiet {
     uint32_t type, id;
 };
