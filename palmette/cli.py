@@ -30,6 +30,8 @@ app = typer.Typer(
 )
 tasks_app = typer.Typer(no_args_is_help=True, help="Build, check and look at directories of tasks.")
 app.add_typer(tasks_app, name="tasks")
+agents_app = typer.Typer(no_args_is_help=True, help="Command-line agents: which there are, install one, try one.")
+app.add_typer(agents_app, name="agents")
 sandbox_app = typer.Typer(no_args_is_help=True, help="See, open and collect sandboxes; make images.")
 app.add_typer(sandbox_app, name="sandbox")
 images_app = typer.Typer(no_args_is_help=True, help="Root file systems for sandboxes, made without Docker.")
@@ -41,6 +43,9 @@ Sets = Annotated[
 ]
 Runs = Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+AgentName = Annotated[str, typer.Argument(metavar="NAME", help="An agent, as 'palmette agents list' names it.")]
+AgentFile = Annotated[Path | None, typer.Option(metavar="TOML", help="An agent of your own instead (docs/agents.md).")]
+AgentVersion = Annotated[str, typer.Option(metavar="V", help="Another version than the one that was tested.")]
 RUNS = Path("runs")
 
 
@@ -189,6 +194,42 @@ def tasks_stats(directory: Annotated[Path, typer.Argument(help="A directory of t
     from palmette.commands import tasks
 
     tasks.stats(directory, as_json=json)
+
+
+@agents_app.command("list")
+def agents_list(json: Json = False) -> None:
+    """List the agents: ours, and those in agents/ of this directory."""
+    from palmette.commands import agents
+
+    agents.list_agents(as_json=json)
+
+
+@agents_app.command("install")
+def agents_install(
+    name: AgentName = "", file: AgentFile = None, version: AgentVersion = "", json: Json = False
+) -> None:
+    """Install an agent into an environment of its own."""
+    from palmette.commands import agents
+
+    agents.install_agent(name, file=file, version=version, as_json=json)
+
+
+@agents_app.command("try")
+def agents_try(
+    name: AgentName = "",
+    file: AgentFile = None,
+    version: AgentVersion = "",
+    task: Annotated[str, typer.Option(metavar="DIR|TEXT", help="A task directory, or an instruction.")] = "",
+    engine: Annotated[str, typer.Option(help="scripted, local, or a model directory.")] = "scripted",
+    sandbox: Annotated[str, typer.Option(help="Host of the sandboxes.")] = "namespace",
+    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds the agent has.")] = 300.0,
+    json: Json = False,
+) -> None:
+    """Let an agent do one task in a sandbox, and show the tree of tokens it leaves."""
+    from palmette.commands import try_agent
+
+    plan = try_agent.Plan(task=task, engine=engine, sandbox=sandbox, timeout_s=timeout)
+    raise typer.Exit(try_agent.try_agent(name, plan, file=file, version=version, as_json=json))
 
 
 @sandbox_app.command("shell", context_settings={"ignore_unknown_options": True})

@@ -171,7 +171,15 @@ class Gateway:
             body = await read_body(request, self._max_body_bytes)
             asked = dialect.read(body)
             name, again = name_of(request, body)
-            call = session.ask(asked.ask, self.engine, self.renderer, name=name, again=again, live=asked.stream)
+            call = session.ask(
+                asked.ask,
+                self.engine,
+                self.renderer,
+                name=name,
+                again=again,
+                live=asked.stream,
+                dialect=dialect.name,
+            )
             if asked.stream:
                 return await self._streamed(request, session, asked, call, slot.pop_all())
             with call.following():

@@ -12,7 +12,7 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import blake2b
 from typing import Any
@@ -44,8 +44,20 @@ class Failure(StrEnum):
     OVERLOADED = "overloaded"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What one request was like: its dialect, and how many messages and tools it brought."""
+
+    dialect: str
+    streamed: bool
+    messages: int
+    tools: int
+
+
 class Session:
     """The calls of one rollout. `failure` is why the last call was not answered, None when it was.
+
+    `requests` are those for an answer that could be read, in order of arrival, repeated ones included.
 
     `conversation` is everything said, once, as plain dicts in order of arrival: ``role``, ``content``,
     ``tool_calls`` (name and arguments), ``turn``, and on sampled messages ``prompt_tokens``, ``completion_tokens``
@@ -65,6 +77,7 @@ class Session:
         self.turns = 0
         self.failure: Failure | None = None
         self.conversation: list[dict[str, Any]] = []
+        self.requests: list[Asked] = []
         self.closed = False
         self._sampling = sampling
         self._cap = max_completion_tokens
@@ -100,6 +113,7 @@ class Session:
         name: str | None = None,
         again: bool = False,
         live: bool = False,
+        dialect: str = "",
     ) -> Call:
         """Begin to sample one answer, which is recorded when it is whole; follow the call to have it.
 
@@ -109,6 +123,8 @@ class Session:
 
         The call's `turn` raises `Refusal`: 400 context exhausted, 404 closed meanwhile, 503 engine failed.
         """
+        asked = Asked(dialect=dialect, streamed=live, messages=len(ask.messages), tools=len(ask.tools))
+        self.requests.append(asked)
         known = self._named.get(name) if name is not None else None
         if known is not None and (again or known.answered_in_vain):
             return known
