@@ -170,12 +170,16 @@ def tasks_check(
     directory: Annotated[Path, typer.Argument(help="A directory of tasks.")],
     sandbox: Annotated[str, typer.Option(help="Host of the sandboxes.")] = "namespace",
     concurrency: Annotated[int, typer.Option(min=1, help="Sandboxes at the same time.")] = 8,
+    quick: Annotated[bool, typer.Option("--quick", help="No attacks, and one verdict only.")] = False,
+    attacks: Annotated[Path | None, typer.Option(metavar="DIR", help="Attacks of your own, NAME.sh each.")] = None,
+    reject: Annotated[Path | None, typer.Option(metavar="DIR", help="Move tasks that fail there.")] = None,
     json: Json = False,
 ) -> None:
-    """Check in sandboxes that doing nothing scores 0 and the reference solution 1."""
+    """Check in sandboxes: the reference scores 1, doing nothing and every attack score 0, verdicts repeat."""
     from palmette.commands import tasks
 
-    raise typer.Exit(tasks.check(directory, sandbox=sandbox, concurrency=concurrency, as_json=json))
+    how = tasks.Checking(sandbox=sandbox, concurrency=concurrency, quick=quick, attacks=attacks, reject=reject)
+    raise typer.Exit(tasks.check(directory, how, as_json=json))
 
 
 @tasks_app.command("show")

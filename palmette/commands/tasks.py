@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +18,11 @@ from rich.table import Table
 
 from palmette.commands.interrupt import run_interruptibly
 from palmette.envs.api import Split, Task
+from palmette.envs.attacks import attacks_on
 from palmette.envs.build import build_tasks
 from palmette.envs.check import CheckReport, check_tasks
 from palmette.envs.names import domain
-from palmette.envs.task import load_steps, load_task, load_tasks
+from palmette.envs.task import load_steps, load_task, load_tasks, load_whole
 from palmette.errors import UserError
 from palmette.progress import Progress
 from palmette.sandbox.hosts import open_host
@@ -43,22 +46,65 @@ def build(name: str, out: Path, *, count: int, tiers: Sequence[int], split: str,
     print(f"wrote {count} {name} tasks ({split}) to {out}; check them with: palmette tasks check {out}")
 
 
-def check(directory: Path, *, sandbox: str, concurrency: int, as_json: bool) -> int:
-    """Check every task below `directory` and print those that fail; returns 1 if any does."""
-    tasks = load_tasks(directory)
-    reports = run_interruptibly(_check(tasks, sandbox, concurrency))
-    bad = [report for report in reports if not report.ok]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checking:
+    """How to check: `quick` leaves out attacks and repetitions, `attacks` adds a directory, `reject` takes the bad."""
+
+    sandbox: str = "namespace"
+    concurrency: int = 8
+    quick: bool = False
+    attacks: Path | None = None
+    reject: Path | None = None
+
+
+def check(directory: Path, how: Checking, *, as_json: bool) -> int:
+    """Check every task below `directory` and print those that fail; returns 1 if any does.
+
+    Raises `UserError` when there is no task, and for a directory of attacks or for rejects that will not do.
+    """
+    if how.reject is not None and how.reject.resolve().is_relative_to(directory.resolve()):
+        raise UserError(f"--reject {how.reject} lies in {directory}; rejected tasks must go elsewhere")
+    tasks, broken = load_whole(directory)
+    reports = run_interruptibly(_check(tasks, how)) if tasks else []
+    rows: list[dict[str, Any]] = [_checked(report) for report in reports]
+    rows += [
+        {"task": path.name, "path": str(path), "ok": False, "reason": why, "trials": []} for path, why in broken.items()
+    ]
+    bad = [row for row in rows if not row["ok"]]
+    if how.reject is not None:
+        for row in bad:
+            row["moved_to"] = str(_set_aside(Path(row["path"]), directory, how.reject))
     if as_json:
-        print(json.dumps([{"task": r.task.name, "ok": r.ok, "reason": r.reason} for r in reports], indent=1))
+        print(json.dumps(rows, indent=1))
     else:
-        for report in bad:
-            print(f"{report.task.name}: {report.reason} ({report.task.path})")
-        print(f"{len(reports) - len(bad)} of {len(reports)} tasks: doing nothing scores 0, the reference scores 1")
+        for row in bad:
+            print(f"{row['task']}: {row['reason']} ({row.get('moved_to', row['path'])})")
+        tried = sum(len(row["trials"]) for row in rows)
+        print(
+            f"{len(rows) - len(bad)} of {len(rows)} tasks hold: the reference scores 1 and nothing else ({tried} tries)"
+        )
     return 1 if bad else 0
 
 
-async def _check(tasks: Sequence[Task], sandbox: str, concurrency: int) -> list[CheckReport]:
-    host = open_host(sandbox)
+def _checked(report: CheckReport) -> dict[str, Any]:
+    trials = [asdict(trial) for trial in report.trials]
+    where = {"task": report.task.name, "path": str(report.task.path)}
+    return where | {"ok": report.ok, "reason": report.reason, "trials": trials}
+
+
+def _set_aside(task: Path, directory: Path, reject: Path) -> Path:
+    """Move a task below `reject`, at the place it had below `directory`."""
+    target = reject / (task.name if task == directory else task.relative_to(directory))
+    if target.exists():
+        raise UserError(f"{target} exists already; remove it, or choose another --reject")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(task, target)
+    return target
+
+
+async def _check(tasks: Sequence[Task], how: Checking) -> list[CheckReport]:
+    host = open_host(how.sandbox)
+    tried = {d: () if how.quick else attacks_on(d, how.attacks) for d in {task.domain for task in tasks}}
     try:
         with Progress("tasks/check", len(tasks), "tasks") as bar:
             done: list[bool] = []
@@ -67,7 +113,14 @@ async def _check(tasks: Sequence[Task], sandbox: str, concurrency: int) -> list[
                 done.append(report.ok)
                 bar.update(1, success=sum(done) / len(done))
 
-            return await check_tasks(tasks, host, concurrency=concurrency, on_done=on_done)
+            return await check_tasks(
+                tasks,
+                host,
+                attacks=tried.__getitem__,
+                repeats=1 if how.quick else 3,
+                concurrency=how.concurrency,
+                on_done=on_done,
+            )
     finally:
         await asyncio.shield(host.close())
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
+import posixpath
+import tarfile
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -17,6 +20,7 @@ from palmette.sandbox.api import Host, PathRefused, Sandbox, SandboxError, Statu
 
 _REWARD_FILE = "/logs/verifier/reward.txt"
 _CACHED_VERDICTS = 65_536
+_TRAPS = {"", "dev", "proc", "sys", "logs", "tests", "solution"}  # at the top of a sandbox; "" is the top itself
 
 
 class VerifierError(Exception):
@@ -90,10 +94,31 @@ class Grader:
         clean = await self._host.start(spec_for(task, owner=f"verify/{task.name}"))
         try:
             await prepare_clean(clean, task)
-            await clean.upload(state, task.workdir)
+            await clean.upload(_without_traps(state, task.workdir), task.workdir)
             return await _run_tests(task, clean)
         finally:
             await clean.close()
+
+
+def _without_traps(state: bytes, workdir: str) -> bytes:
+    """Return an exported work directory without links that lead a verifier to tests, logs, devices or processes."""
+    with tarfile.open(fileobj=io.BytesIO(state)) as tar:
+        members = tar.getmembers()
+        if not any(_is_trap(member, workdir) for member in members):
+            return state
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as clean:
+            for member in members:
+                if not _is_trap(member, workdir):
+                    clean.addfile(member, tar.extractfile(member) if member.isreg() else None)
+    return out.getvalue()
+
+
+def _is_trap(member: tarfile.TarInfo, workdir: str) -> bool:
+    if not member.issym():
+        return False
+    target = posixpath.normpath(posixpath.join(workdir, posixpath.dirname(member.name), member.linkname))
+    return target.strip("/").split("/")[0] in _TRAPS
 
 
 async def _run_tests(task: Task, sandbox: Sandbox) -> Verdict:
@@ -102,6 +127,9 @@ async def _run_tests(task: Task, sandbox: Sandbox) -> Verdict:
     detail = (result.stdout + result.stderr).decode(errors="replace").strip()[-500:]
     if result.status is Status.TIMEOUT:
         raise VerifierTimeout(f"{task.name}: tests/test.sh ran longer than {task.verifier_timeout_s:g} s")
+    if result.status is Status.SIGNALLED and task.separate_verifier:
+        # Nothing but what the agent left runs beside the verifier in a clean sandbox: killing it must not pay.
+        return Verdict(reward=0.0, detail=f"the verifier was killed from inside ({result.exit_code}): {detail}")
     try:
         text = (await sandbox.read(_REWARD_FILE)).decode().strip()
         reward = float(text)

@@ -43,8 +43,9 @@ def write_task(draft: Draft, directory: Path) -> Task:
 
 
 def load_task(directory: Path) -> Task:
-    """Load one task directory. Raises `UserError` naming the file that is missing or wrong."""
-    config = _read_toml(directory / "task.toml")
+    """Load one task directory. Raises `UserError` naming the file, and the line where there is one, that is wrong."""
+    path = directory / "task.toml"
+    config = _read_toml(path)
     for needed in ("instruction.md", "tests/test.sh"):
         if not (directory / needed).is_file():
             raise UserError(f"{directory / needed} is missing; a task directory needs it")
@@ -54,25 +55,44 @@ def load_task(directory: Path) -> Task:
         name=str(_table(config, "task", directory).get("name", directory.name)),
         path=directory,
         domain=str(meta.get("domain", "imported")),
-        instruction=(directory / "instruction.md").read_text(encoding="utf-8").strip(),
+        instruction=_instruction(directory / "instruction.md"),
         workdir=str(environment.get("workdir") or _image_workdir(directory / "environment" / "Dockerfile")),
-        agent_timeout_s=float(agent.get("timeout_sec", 120.0)),
-        verifier_timeout_s=float(verifier.get("timeout_sec", 60.0)),
+        agent_timeout_s=_seconds(agent, 120.0, path),
+        verifier_timeout_s=_seconds(verifier, 60.0, path),
         separate_verifier=verifier.get("environment_mode", "shared") == "separate",
-        tier=int(meta.get("tier", 1)),
+        tier=_tier(meta, path),
         split="heldout" if meta.get("split") == "heldout" else "train",
-        skills=tuple(meta.get("skills", ())),
+        skills=tuple(map(str, meta.get("skills", ()))) if isinstance(meta.get("skills", []), list) else (),
     )
 
 
 def load_tasks(directory: Path) -> list[Task]:
-    """Load every task directory below `directory`, in name order. Raises `UserError` when there is none."""
+    """Load every task directory below `directory`, in name order. Raises `UserError` for none, and for a broken one."""
+    tasks, broken = load_whole(directory)
+    if broken:
+        raise UserError(next(iter(broken.values())))
+    return tasks
+
+
+def load_whole(directory: Path) -> tuple[list[Task], dict[Path, str]]:
+    """Return the tasks below `directory` that load, in name order, and why each of the others does not.
+
+    Raises `UserError` when there is none at all.
+    """
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory of tasks; build one with 'palmette tasks build'")
-    tasks = [load_task(path.parent) for path in sorted(directory.rglob("task.toml"))]
-    if not tasks:
+    tasks, broken = list[Task](), dict[Path, str]()
+    for folder, inner, names in os.walk(directory):  # follows no link, so a cycle of links is no cycle here
+        inner.sort()
+        if "task.toml" in names:
+            inner.clear()
+            try:
+                tasks.append(load_task(Path(folder)))
+            except UserError as error:
+                broken[Path(folder)] = str(error)
+    if not tasks and not broken:
         raise UserError(f"{directory} holds no task.toml; build tasks with 'palmette tasks build'")
-    return tasks
+    return tasks, broken
 
 
 def load_steps(task: Task) -> tuple[Step, ...]:
@@ -191,6 +211,40 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is missing; a task directory needs it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply to be read") from None
+
+
+def _instruction(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not UTF-8; save it as UTF-8") from None
+
+
+def _seconds(table: dict[str, Any], default: float, path: Path) -> float:
+    value = table.get("timeout_sec", default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+        raise UserError(
+            f"{_line_of(path, 'timeout_sec', value)}: timeout_sec must be a number of seconds, not {value!r}"
+        )
+    return float(value)
+
+
+def _tier(meta: dict[str, Any], path: Path) -> int:
+    value = meta.get("tier", 1)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(f"{_line_of(path, 'tier', value)}: tier must be a whole number, not {value!r}")
+    return value
+
+
+def _line_of(path: Path, key: str, value: object) -> str:
+    """Return "path:line" of the first line that gives a key this value, as far as it can be told."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    given = [(n, line) for n, line in enumerate(lines, 1) if line.partition("=")[0].strip() == key]
+    number = next((n for n, line in given if str(value) in line), given[0][0] if given else 1)
+    return f"{path}:{number}"
 
 
 def _table(config: dict[str, Any], name: str, directory: Path) -> dict[str, Any]:

@@ -96,9 +96,9 @@ def test_an_edit_of_an_swe_task_is_unambiguous_and_gives_the_right_file() -> Non
                 files[path] = files[path].replace(old, new)
             elif step.tool == "bash" and step.arguments["command"].startswith("cat "):
                 assert step.observation == files[step.arguments["command"][4:]].strip()
-        expected = json.loads(draft.test_files["expected.json"])
-        assert len(expected["fail_to_pass"]) == (2 if draft.tier == 3 else 1)
-        assert expected["pass_to_pass"]
+        goals = [goal["name"] for goal in json.loads(draft.test_files["checks.json"])["goals"]]
+        assert sum(goal.startswith("fail_to_pass ") for goal in goals) == (2 if draft.tier == 3 else 1)
+        assert any(goal.startswith("pass_to_pass ") for goal in goals)
 
 
 def test_an_unknown_domain_or_tier_is_one_line_with_a_way_out() -> None:

@@ -5,13 +5,12 @@ Tier 1 names the file, tier 2 leaves it to be found among several modules, tier 
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass
 
 from palmette.envs.api import Draft, Split, Step
+from palmette.envs.checks import Check, judged
 from palmette.envs.swe.functions import FUNCTIONS, Function
-from palmette.envs.swe.grader import GRADE_SCRIPT, TEST_SCRIPT
 from palmette.envs.words import word
 
 _PARAMETERS = tuple("abcdefghjkmnpqrstuvwxyz")
@@ -59,18 +58,15 @@ class Swe:
         modules = _modules(rng, split, [word(rng, split, taken=taken) for _ in range(num_modules)], num_bugs)
         broken = [(module, p) for module, placed in modules.items() for p in placed if p.bug]
         files = {f"{package}/__init__.py": ""}
-        tests: dict[str, str] = {"test.sh": TEST_SCRIPT, "grade.py": GRADE_SCRIPT}
         for module, placed in modules.items():
             files[f"{package}/{module}.py"] = _text(placed)
             files[f"tests/test_{module}.py"] = _test_module(package, module, [p for p in placed if not p.bug])
-            tests[f"test_{module}.py"] = _test_module(package, module, placed)
-        tests["expected.json"] = json.dumps(_expected(modules), indent=1)
         return Draft(
             name=name,
             domain=self.name,
             instruction=_issue(package, broken, name_file=tier == 1),
             files=files,
-            test_files=tests,
+            test_files=judged(_goals(package, modules)),
             steps=_steps(package, modules, search=tier > 1),
             tier=tier,
             split=split,
@@ -161,10 +157,18 @@ def _test_module(package: str, module: str, placed: list[_Placed]) -> str:
     return "\n".join(lines)
 
 
-def _expected(modules: dict[str, list[_Placed]]) -> dict[str, list[str]]:
-    """Return the test ids that must turn from failing to passing, and those that must keep passing."""
-    ids: dict[str, list[str]] = {"fail_to_pass": [], "pass_to_pass": []}
+def _goals(package: str, modules: dict[str, list[_Placed]]) -> list[tuple[str, list[Check]]]:
+    """Return a goal a function: what must turn from failing to passing, and what must keep passing."""
+    goals: list[tuple[str, list[Check]]] = []
     for module, placed in modules.items():
         for p in placed:
-            ids["fail_to_pass" if p.bug else "pass_to_pass"].append(f"test_{module}::test_{p.function.name}")
-    return ids
+            kind = "fail_to_pass" if p.bug else "pass_to_pass"
+            cases = [[repr(case), repr(p.call(case, fixed=True))] for case in p.function.cases]
+            call: Check = {
+                "kind": "calls",
+                "module": f"{package}.{module}",
+                "function": p.function.name,
+                "cases": cases,
+            }
+            goals.append((f"{kind} test_{module}::test_{p.function.name}", [call]))
+    return goals
