@@ -12,6 +12,7 @@ import torch
 
 from palmette.engine.api import Completion, Each, EngineError, FinishReason, Sampling
 from palmette.engine.forward import Forward
+from palmette.engine.noise import Disturbance, Noise
 from palmette.engine.prefix import BLOCK, PrefixCache
 from palmette.engine.sample import Draws, draw
 
@@ -56,12 +57,22 @@ class Batch:
     several.
     """
 
-    def __init__(self, forward: Forward, prefix: PrefixCache, *, max_rows: int, chunk: int, score_chunk: int) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        prefix: PrefixCache,
+        *,
+        max_rows: int,
+        chunk: int,
+        score_chunk: int,
+        disturbance: Disturbance | None = None,
+    ) -> None:
         assert max_rows < forward.slots.rows, "one row is kept for scoring"
         self.counts = Counts()
         self.score_chunk = score_chunk
         self._forward = forward
         self._prefix = prefix
+        self._disturbance = disturbance or Disturbance(Noise())
         self._max_rows = max_rows
         self._chunk = chunk
         self._rows: list[_Row] = []
@@ -100,6 +111,7 @@ class Batch:
         try:
             logits_RV = self._feed()
             ids_R, logprobs_R = draw(logits_RV, self._sampling(), self._sampled())
+            logprobs_R = self._disturbance.told(logprobs_R)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             self.fail(EngineError(f"the forward pass failed: {error}"))
             self._prefix.clear()
@@ -143,13 +155,18 @@ class Batch:
         if len(sequences) > 1 or len(sequences[0]) <= self.score_chunk:
             logits_NV = self._forward.spans(sequences)
             parts = logits_NV.split([len(sequence) for sequence in sequences])
-            return [tuple(_next_logprobs(part, ids[1:])) for part, ids in zip(parts, sequences, strict=True)]
+            return [tuple(self._next(part, ids[1:])) for part, ids in zip(parts, sequences, strict=True)]
         (ids,), scores, spare = sequences, [], self._forward.slots.rows - 1
         for offset in range(0, len(ids) - 1, self.score_chunk):
             piece = ids[offset : offset + self.score_chunk]
             logits_SV = self._forward.extend(spare, piece, offset)
-            scores.extend(_next_logprobs(logits_SV, ids[offset + 1 : offset + 1 + self.score_chunk]))
+            scores.extend(self._next(logits_SV, ids[offset + 1 : offset + 1 + self.score_chunk]))
         return [tuple(scores)]
+
+    def _next(self, logits_SV: torch.Tensor, next_ids: Sequence[int]) -> list[float]:
+        logits_SV = logits_SV[: len(next_ids)]
+        ids_S1 = torch.tensor(next_ids, dtype=torch.long, device=logits_SV.device)[:, None]
+        return self._disturbance.told(torch.log_softmax(logits_SV, dim=-1).gather(1, ids_S1)[:, 0]).tolist()
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Copy the weights into the model and forget every prefix. Raises `EngineError`, having changed nothing."""
@@ -231,12 +248,6 @@ def _answer(row: _Row, version: int) -> Completion | EngineError | None:
         finish_reason=FinishReason.STOP if stopped else FinishReason.LENGTH,
         version=version,
     )
-
-
-def _next_logprobs(logits_SV: torch.Tensor, next_ids: Sequence[int]) -> list[float]:
-    logits_SV = logits_SV[: len(next_ids)]
-    ids_S1 = torch.tensor(next_ids, dtype=torch.long, device=logits_SV.device)[:, None]
-    return torch.log_softmax(logits_SV, dim=-1).gather(1, ids_S1)[:, 0].tolist()
 
 
 def _check_weights(own: Mapping[str, torch.Tensor], new: Mapping[str, torch.Tensor], tied: set[str]) -> None:

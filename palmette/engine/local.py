@@ -18,6 +18,7 @@ from palmette.engine.api import Completion, ContextExhausted, Each, EngineError,
 from palmette.engine.batch import Batch, Reply, Request
 from palmette.engine.fit import check_fit, context_of, prove_fit
 from palmette.engine.forward import Forward
+from palmette.engine.noise import Disturbance, Noise
 from palmette.engine.prefix import PrefixCache
 
 _PREFIX_BYTES = 256 << 20  # of keys and values, when `prefix_cache_tokens` is not given
@@ -49,7 +50,7 @@ class LocalEngine:
 
     `threads` is passed to `torch.set_num_threads`, which is one number for the whole process, trainer included (whoever
     sets it last wins); None leaves it alone. On a machine whose cores also run sandboxes, fewer threads than cores are
-    faster than all of them.
+    faster than all of them. `noise` is for experiments: see `palmette.engine.noise`.
 
     Raises `UserError` for a model that cannot run exactly (see `palmette.engine.fit`).
     """
@@ -64,6 +65,7 @@ class LocalEngine:
         prefix_cache_tokens: int | None = None,
         threads: int | None = None,
         version: int = 0,
+        noise: Noise | None = None,
     ) -> None:
         if max_batch < 1:
             raise ValueError(f"max_batch must be at least 1, not {max_batch}")
@@ -84,7 +86,17 @@ class LocalEngine:
         self._prefix = PrefixCache(prefix_cache_tokens)
         chunk = _CHUNK.get(model.device.type, 8192)
         score_chunk = max(64, min(chunk, _LOGIT_BYTES // (4 * self._vocab)))
-        self._batch = Batch(self._forward, self._prefix, max_rows=max_batch, chunk=chunk, score_chunk=score_chunk)
+        self._disturbance = Disturbance(noise or Noise())
+        with self._disturbance.on(model):  # a model that cannot be disturbed is refused now
+            pass
+        self._batch = Batch(
+            self._forward,
+            self._prefix,
+            max_rows=max_batch,
+            chunk=chunk,
+            score_chunk=score_chunk,
+            disturbance=self._disturbance,
+        )
         self._stop_ids = frozenset(stop_ids)
         self._version = version
         self._busy_s = 0.0
@@ -219,7 +231,7 @@ class LocalEngine:
     def _run(self) -> None:
         error = EngineError("the engine was closed")
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._disturbance.on(self._forward.model):
                 while self._work():
                     pass
         except BaseException as failure:

@@ -89,15 +89,15 @@ def record(model: PreTrainedModel) -> Iterator[Recorder]:
 
     Raises `UserError` for a model that does not fit, `ValueError` inside another `record` or `replay`.
     """
-    routers = _routers(model)
+    routers = routers_of(model)
     recorder = Recorder(len(routers))
 
     def call(layer: int, own: Callable[..., Any], *args: Any, **named: Any) -> Any:
         out = own(*args, **named)
-        recorder.keep(layer, _chosen(out, routers[layer]))
+        recorder.keep(layer, chosen_by(out, routers[layer]))
         return out
 
-    with _replaced(_forwards(routers, call)):
+    with instead(routers, call):
         yield recorder
 
 
@@ -112,15 +112,15 @@ def replay(model: PreTrainedModel, choices_NLK: Tensor) -> Iterator[None]:
     Raises `UserError` for a model that does not fit, `ValueError` for choices that do not, inside another `record` or
     `replay`, and when a router never ran (a fused kernel in its place, or no forward pass).
     """
-    routers = _routers(model)
-    widths = [_experts(router) for router in routers]
+    routers = routers_of(model)
+    widths = [experts_of(router) for router in routers]
     choices = _checked(choices_NLK, widths)
     ran: set[int] = set()
 
     def call(layer: int, own: Callable[..., Any], *args: Any, **named: Any) -> Any:
         with _Forced(choices[layer], widths[layer]) as forced:
             out = own(*args, **named)
-        chosen_NK = _chosen(out, routers[layer])
+        chosen_NK = chosen_by(out, routers[layer])
         if forced.choice_NK is None or not (chosen_NK is forced.choice_NK or torch.equal(chosen_NK, forced.choice_NK)):
             raise _misfit(routers[layer], "does not choose its experts by one topk over all of them")
         if forced.grouped and bool((out[1] == 0).any()):  # scores of groups that were not chosen live are gone
@@ -128,16 +128,23 @@ def replay(model: PreTrainedModel, choices_NLK: Tensor) -> Iterator[None]:
         ran.add(layer)
         return out
 
-    forwards = _forwards(routers, call)
+    stand_ins = _stand_ins(routers, call)
     checkpoints = [
-        (module, "_gradient_checkpointing_func", _within(vars(module)["_gradient_checkpointing_func"], forwards))
+        (module, "_gradient_checkpointing_func", _within(vars(module)["_gradient_checkpointing_func"], stand_ins))
         for module in model.modules()
         if "_gradient_checkpointing_func" in vars(module)
     ]
-    with _replaced([*forwards, *checkpoints]):
+    with _replaced([*stand_ins, *checkpoints]):
         yield
     if missing := sorted(set(range(len(routers))) - ran):
         raise ValueError(f"routers {missing} did not run inside replay(); run the model there, without fused experts")
+
+
+@contextmanager
+def instead(routers: Sequence[nn.Module], call: Callable[..., Any]) -> Iterator[None]:
+    """Run ``call(layer, own forward, *its arguments)`` in place of the forward of each of `routers` while entered."""
+    with _replaced(_stand_ins(routers, call)):
+        yield
 
 
 class _Forced(TorchFunctionMode):
@@ -180,7 +187,7 @@ class _Instead:
 _Attributes = Sequence[tuple[nn.Module, str, Any]]
 
 
-def _forwards(routers: Sequence[nn.Module], call: Callable[..., Any]) -> _Attributes:
+def _stand_ins(routers: Sequence[nn.Module], call: Callable[..., Any]) -> _Attributes:
     if any(isinstance(router.forward, _Instead) for router in routers):
         raise ValueError("record() and replay() do not nest; leave the outer one first")
     return [(router, "forward", _Instead(layer, router.forward, call)) for layer, router in enumerate(routers)]
@@ -215,8 +222,11 @@ def _within(checkpoint: Callable[..., Any], forwards: _Attributes) -> Callable[.
     return run
 
 
-def _routers(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the modules whose first output transformers records as router logits, in the order of layers."""
+def routers_of(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the modules whose first output transformers records as router logits, in the order of layers.
+
+    Raises `UserError` for a model without any.
+    """
     recorded: list[Any] = []
     for part in model.modules():
         if isinstance(part, PreTrainedModel):
@@ -232,15 +242,16 @@ def _routers(model: PreTrainedModel) -> list[nn.Module]:
     return routers
 
 
-def _experts(router: nn.Module) -> int:
-    """Return over how many experts a router decides: the rows of its only matrix."""
+def experts_of(router: nn.Module) -> int:
+    """Return over how many experts a router decides: the rows of its only matrix. Raises `UserError`."""
     matrices = [p for p in router.parameters() if p.dim() == 2 and p.shape[0] > 1]  # a single row is a bias (Ernie)
     if len(matrices) != 1:
         raise _misfit(router, f"has {len(matrices)} weight matrices where one was expected")
     return matrices[0].shape[0]
 
 
-def _chosen(out: Any, router: nn.Module) -> Tensor:
+def chosen_by(out: Any, router: nn.Module) -> Tensor:
+    """Return the choices (int64 _N_K) in what a router gave. Raises `UserError`."""
     if isinstance(out, tuple) and len(out) >= 3:
         choice_NK = out[2]
         if isinstance(choice_NK, Tensor) and choice_NK.dim() == 2 and not choice_NK.is_floating_point():

@@ -15,6 +15,7 @@ import numpy as np
 from palmette.rollout.outcomes import RULES, Outcome
 
 Baseline = Literal["std", "mean", "leave_one_out", "none"]
+Scale = Literal["none", "entropy", "pass_rate"]
 
 
 class Scored(Protocol):
@@ -79,6 +80,25 @@ def advantages(reward_G: np.ndarray, baseline: Baseline) -> np.ndarray:
     if baseline == "leave_one_out":
         return centred_G * (len(reward_G) / (len(reward_G) - 1))
     return centred_G
+
+
+def scales(rollouts: Sequence[Scored], entropy_R: np.ndarray, scale: Scale) -> np.ndarray:
+    """Return a factor for the advantage of every rollout, in favour of exploration (KAT-Dev-72B-Exp).
+
+    Its two descriptions differ. "entropy" (press): the policy entropy of the rollout (nats a token) over the mean of
+    all; "pass_rate" (model card, which amplifies groups that explore): 2 (1 - p), p being the mean reward of the
+    rollout's group within [0, 1], so that a group half solved keeps its weight. Both forms are ours.
+    """
+    factor_R = np.ones(len(rollouts))
+    if scale == "entropy" and len(rollouts) and entropy_R.mean() > 0:
+        factor_R = entropy_R / entropy_R.mean()
+    if scale == "pass_rate":
+        rewards: dict[int, list[float]] = {}
+        for rollout in rollouts:
+            if _trusted(rollout) and rollout.reward is not None:
+                rewards.setdefault(rollout.group, []).append(min(max(rollout.reward, 0.0), 1.0))
+        factor_R = np.array([2 * (1 - np.mean(rewards.get(rollout.group, [0.5]))) for rollout in rollouts])
+    return factor_R
 
 
 def _trusted(rollout: Scored) -> bool:

@@ -57,8 +57,7 @@ def policy_gradient(
     "sample" first over the units of a sequence (KAT's 1/N). `gate_M` multiplies each pair's term and carries no
     gradient. All pairs of a unit must be here.
     """
-    sizes = {"token": torch.ones_like(pairs.turn_size_M), "turn": pairs.turn_size_M, "sequence": pairs.sample_size_M}
-    size_M = sizes[ratio].to(logprob_M.dtype)
+    size_M = _sizes(pairs, ratio).to(logprob_M.dtype)
     log_ratio_M = logprob_M - pairs.old_logprob_M.to(logprob_M.dtype)
     total_M = _unit_sum(log_ratio_M.detach(), pairs, ratio)
     scale_M = size_M if exponent == "product" else torch.ones_like(size_M)
@@ -79,6 +78,7 @@ def policy_gradient(
             "policy_loss": loss.detach(),
             "clipped": (cut_M * weight_M).sum(),
             "ratio_mean": (r_M * weight_M).sum(),
+            "ratio_var": ((r_M - 1) ** 2 * weight_M).sum(),  # around 1, where it is when nothing has moved
             "kl": (torch.expm1(delta_M) - delta_M).sum() / max(totals.tokens, 1),  # KL(old, new), k3
         }
     return loss, metrics
@@ -103,25 +103,36 @@ def distillation_advantage(
 
 
 def gate_weights(
-    train_logprob_M: Tensor,
-    behaviour_logprob_M: Tensor,
+    mismatch_M: Tensor,
+    pairs: Pairs,
     *,
     gate: Gate,
+    unit: Ratio = "token",
     cap: float = 2.0,
     alpha: float = 0.5,
     beta: float = 5.0,
 ) -> Tensor | None:
-    """Weights for the mismatch k = pi_train(theta_old) / pi_behaviour of each token, or None for gate "none".
+    """Weight of each pair against log k = log pi_train(theta_old) - log pi_behaviour, or None for gate "none".
 
-    "tis" truncates k at `cap`; "icepop" keeps k within [`alpha`, `beta`] and drops the token outside (IcePop,
-    KAT-Coder-V2 section 3.3.3). No gradient.
+    "tis" truncates k at `cap`; "icepop" keeps k within [`alpha`, `beta`] and drops what lies outside (IcePop,
+    arXiv 2510.18855; KAT-Coder-V2 section 3.3.3). How a gate on tokens enters a ratio over turns is open there:
+    with `unit` = "token" each token has a k and a weight of its own; with "turn" or "sequence" k is the geometric mean
+    over the unit, which is weighed or dropped as one. No gradient.
     """
     if gate == "none":
         return None
-    k_M = (train_logprob_M - behaviour_logprob_M).detach().exp()
+    log_k_M = _unit_sum(mismatch_M.detach(), pairs, unit) / _sizes(pairs, unit).to(mismatch_M.dtype)
+    k_M = log_k_M.exp()
     if gate == "tis":
         return k_M.clamp(max=cap)
     return torch.where((k_M >= alpha) & (k_M <= beta), k_M, torch.zeros_like(k_M))
+
+
+def _sizes(pairs: Pairs, ratio: Ratio) -> Tensor:
+    """Return how many pairs the unit of each pair has."""
+    return {"token": torch.ones_like(pairs.turn_size_M), "turn": pairs.turn_size_M, "sequence": pairs.sample_size_M}[
+        ratio
+    ]
 
 
 def _unit_sum(value_M: Tensor, pairs: Pairs, ratio: Ratio) -> Tensor:

@@ -6,22 +6,23 @@ Reinforcement learning and distillation are this loop with different fillers (`p
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from palmette.engine.api import Sampling
 from palmette.envs.api import Task
 from palmette.evaluate.metrics import PASS
 from palmette.progress import Progress
 from palmette.rollout.run import Rollout
+from palmette.train.draws import Draws, by_engine
+from palmette.train.explore import explore
+from palmette.train.old import by_trainer, with_old
 from palmette.train.policy import OnPolicyConfig, PolicyObjective
 from palmette.train.samples import Sample, to_tree
-from palmette.train.score import recompute_old, score_samples
-from palmette.train.stage import Stage, order
+from palmette.train.score import score_samples
+from palmette.train.stage import Stage
 from palmette.train.workplace import Workplace
 
 if TYPE_CHECKING:
@@ -53,60 +54,49 @@ async def on_policy(
 ) -> dict[str, Any]:
     """Do all steps that are left and return the last step's metrics. Raises `ValueError` without tasks."""
     row: dict[str, Any] = {}
-    with Progress(stage.name, config.steps, "steps", done=stage.step) as bar, stage.kept():
-        await place.serve(stage.model, after=stage.version)
-        while stage.step < config.steps:
-            rollouts, sampled_per_s = await _sample(stage, place, tasks, config, bar)
-            filled = await stage.work(lambda rollouts=rollouts: fill(rollouts))
-            samples = await stage.work(lambda filled=filled: _with_old(stage, filled.samples, config, reference))
-            for rollout, sample in zip(filled.rollouts, samples, strict=True):
-                to_tree(rollout.tree, sample)
-            place.record(rollouts, stage=stage.name, step=stage.step + 1, model=model_name)
-            row = await stage.advance(
-                lambda rng, samples=samples, owners=filled.rollouts: _parts(samples, owners, config, rng),
-                PolicyObjective(config),
-                token_budget=config.token_budget,
-                numbers={**_outcomes(rollouts), **filled.metrics, "sampled_tokens_per_s": sampled_per_s},
-                version=place.engine.version + 1,
-                store_offset=place.recorded,
-            )
-            await place.serve(stage.model)
-            bar.update(1, **{name: row[name] for name in ("success", "kl") if row.get(name) is not None})
+    inference = config.draws.engine == "inference"
+    draws = Draws(
+        by_engine(place.engine) if inference else by_trainer(stage, config.token_budget), config.draws, stage.seed
+    )
+    try:
+        with Progress(stage.name, config.steps, "steps", done=stage.step) as bar, stage.kept():
+            await place.serve(stage.model, after=stage.version)
+            while stage.step < config.steps:
+                rollouts, per_s = await explore(stage, place, tasks, config, bar, draws)
+                filled = await stage.work(lambda rollouts=rollouts: fill(rollouts))
+                samples, measured = await with_old(stage, filled.samples, config, draws)
+                if reference is not None:
+                    samples = await stage.work(
+                        lambda samples=samples: _with_reference(stage, samples, config, reference)
+                    )
+                for rollout, sample in zip(filled.rollouts, samples, strict=True):
+                    to_tree(rollout.tree, sample)
+                place.record(rollouts, stage=stage.name, step=stage.step + 1, model=model_name)
+                row = await stage.advance(
+                    lambda rng, samples=samples, owners=filled.rollouts: _parts(samples, owners, config, rng),
+                    PolicyObjective(config),
+                    token_budget=config.token_budget,
+                    numbers={
+                        **_outcomes(rollouts),
+                        **filled.metrics,
+                        **measured,
+                        "sampled_tokens_per_s": per_s,
+                    },
+                    version=place.engine.version + 1,
+                    store_offset=place.recorded,
+                )
+                await place.serve(stage.model)
+                bar.update(1, **{name: row[name] for name in ("success", "kl") if row.get(name) is not None})
+    finally:
+        await draws.close()
     return row
 
 
-async def _sample(
-    stage: Stage, place: Workplace, tasks: Sequence[Task], config: OnPolicyConfig, bar: Progress
-) -> tuple[list[Rollout], float]:
-    """Draw the rollouts of the next step; they depend on seed and step alone."""
-    start_s = time.monotonic()
-    chosen = [tasks[i] for i in order(stage.seed, len(tasks), stage.step * config.groups, config.groups)]
-    sampling = Sampling(
-        max_tokens=place.max_tokens, temperature=config.temperature, seed=stage.seed * 1_000_003 + stage.step
-    )
-    total, done = len(chosen) * config.samples, 0
-
-    def on_done(rollout: Rollout) -> None:
-        nonlocal done
-        done += 1
-        bar.update(0, tokens=rollout.sampled_tokens, rollouts=f"{done}/{total}")
-
-    rollouts = await place.pool.run(
-        chosen, samples=config.samples, sampling=sampling, on_done=on_done, branch_at=config.branch_at
-    )
-    return rollouts, sum(r.sampled_tokens for r in rollouts) / max(time.monotonic() - start_s, 1e-9)
-
-
-def _with_old(
-    stage: Stage, samples: list[Sample], config: OnPolicyConfig, reference: PreTrainedModel | None
+def _with_reference(
+    stage: Stage, samples: Sequence[Sample], config: OnPolicyConfig, reference: PreTrainedModel
 ) -> list[Sample]:
-    """Add what needs a forward pass: recomputed old log-probs and those of the reference."""
-    if config.old_logprob == "recompute":
-        samples = recompute_old(stage.model, samples, config.token_budget, tree=stage.tree)
-    if reference is not None:
-        scores = score_samples(reference, samples, config.token_budget, tree=stage.tree)
-        samples = [replace(s, reference_logprob_T=score_T) for s, score_T in zip(samples, scores, strict=True)]
-    return samples
+    scores = score_samples(reference, samples, config.token_budget, tree=stage.tree)
+    return [replace(s, reference_logprob_T=score_T) for s, score_T in zip(samples, scores, strict=True)]
 
 
 def _parts(

@@ -28,6 +28,7 @@ class Pairs:
     sample_turns_M: Tensor  # int64, turns of its sample
     logprob_M: Tensor  # of the engine that sampled it (the behaviour policy)
     old_logprob_M: Tensor  # denominator of the ratio
+    mismatch_M: Tensor  # log pi_train(theta_old) - log pi_behaviour, what gates look at; 0 where nobody measured it
     advantage_M: Tensor
     teacher_logprob_M: Tensor  # 0 where there is no teacher
     reference_logprob_M: Tensor  # 0 where there is no reference
@@ -56,6 +57,7 @@ class Pairs:
             sample_turns_M=counted(turns_S[sample_M]),
             logprob_M=known("logprob_T"),
             old_logprob_M=known("old_logprob_T"),
+            mismatch_M=known("mismatch_T"),
             advantage_M=known("advantage_T"),
             teacher_logprob_M=known("teacher_logprob_T"),
             reference_logprob_M=known("reference_logprob_T"),

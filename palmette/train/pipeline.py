@@ -162,7 +162,13 @@ async def _rl(job: _Job, domain: str, start: Path) -> Path:
         job.place,
         _not_shown(job, domain),
         config,
-        lambda rollouts: fill_outcomes(rollouts, config.baseline, negative=config.negative, shared=config.shared),
+        lambda rollouts: fill_outcomes(
+            rollouts,
+            config.baseline,
+            negative=config.negative,
+            shared=config.shared,
+            scale=config.advantage_scale,
+        ),
         model_name="expert",
         reference=job.load(start) if config.reference_kl else None,
     )

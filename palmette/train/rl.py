@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import model_validator
 
 from palmette.rollout.run import Rollout
-from palmette.train.credit import Baseline, group_credit
+from palmette.train.credit import Baseline, Scale, group_credit, scales
 from palmette.train.onpolicy import Filled
 from palmette.train.policy import OnPolicyConfig
 from palmette.train.samples import Sample, from_tree
@@ -31,7 +31,12 @@ class RlConfig(OnPolicyConfig):
 
 
 def fill_outcomes(
-    rollouts: Sequence[Rollout], baseline: Baseline, *, negative: float = 1.0, shared: Shared = "once"
+    rollouts: Sequence[Rollout],
+    baseline: Baseline,
+    *,
+    negative: float = 1.0,
+    shared: Shared = "once",
+    scale: Scale = "none",
 ) -> Filled:
     """Give every token of a rollout the group-normalised advantage of its outcome.
 
@@ -39,9 +44,10 @@ def fill_outcomes(
     gradient, not even through the normalisation.
     """
     credit = group_credit(rollouts, baseline, negative=negative)
+    factor_R = scales(rollouts, np.array([_entropy(rollout) for rollout in rollouts]), scale)
     samples: list[Sample] = []
     owners: list[Rollout] = []
-    for rollout, advantage, trainable in zip(rollouts, credit.advantage_R, credit.trainable_R, strict=True):
+    for rollout, advantage, trainable in zip(rollouts, credit.advantage_R * factor_R, credit.trainable_R, strict=True):
         if trainable and advantage:
             made = [with_advantage(sample, float(advantage)) for sample in from_tree(rollout.tree, shared=shared)]
             samples += made
@@ -52,3 +58,10 @@ def fill_outcomes(
 def with_advantage(sample: Sample, advantage: float) -> Sample:
     """Return the sample with `advantage` on every sampled token."""
     return replace(sample, advantage_T=np.where(sample.sampled_T, advantage, 0).astype(np.float32))
+
+
+def _entropy(rollout: Rollout) -> float:
+    """Return the policy entropy of a rollout in nats a token, as its own samples estimate it."""
+    nodes = rollout.tree.nodes()
+    logprob_T = np.concatenate([rollout.tree.node(n).logprob[rollout.tree.sampled(n)] for n in nodes] or [np.zeros(0)])
+    return float(-logprob_T.mean()) if len(logprob_T) else 0.0

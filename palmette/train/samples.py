@@ -36,6 +36,7 @@ class Sample:
     advantage_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     teacher_logprob_T: np.ndarray | None = None
     reference_logprob_T: np.ndarray | None = None
+    mismatch_T: np.ndarray | None = None  # log pi_train(theta_old) - log pi_behaviour of each sampled token
     route_TLK: np.ndarray | None = None  # experts chosen at each token, layers L by choices K; -1 where not recorded
     leaf: int = 0  # node of the tree it was made of, 0 for none
 
@@ -52,6 +53,7 @@ class Sample:
             "advantage_T",
             "teacher_logprob_T",
             "reference_logprob_T",
+            "mismatch_T",
             "route_TLK",
         )
         for name in aligned:

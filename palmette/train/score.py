@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,11 +35,3 @@ def score_samples(
         score_T[np.asarray(sample.sampled_T, bool)] = found.numpy()
         scores.append(score_T)
     return scores
-
-
-def recompute_old(
-    model: PreTrainedModel, samples: Sequence[Sample], token_budget: int, *, tree: bool = True
-) -> list[Sample]:
-    """Replace `old_logprob_T` by the training model's own, before it is updated (recompute estimator)."""
-    scores = score_samples(model, samples, token_budget, tree=tree)
-    return [replace(s, old_logprob_T=score_T) for s, score_T in zip(samples, scores, strict=True)]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palmette.rollout.outcomes import RULES, Outcome
-from palmette.train.credit import advantages, group_credit
+from palmette.train.credit import advantages, group_credit, scales
 
 INFRASTRUCTURE = [o for o in Outcome if not RULES[o].counts_in_baseline]
 AGENT = [o for o in Outcome if RULES[o].counts_in_baseline]
@@ -81,3 +81,12 @@ def test_failures_weigh_as_much_as_the_recipe_says() -> None:
     softer = group_credit(group, "mean", negative=0.25).advantage_R
     assert plain.tolist() == [0.75, -0.25, -0.25, -0.25]
     assert softer.tolist() == [0.75, -0.0625, -0.0625, -0.0625]
+
+
+def test_scales_by_hand() -> None:
+    rows = [(0, 1.0), (0, 0.0), (0, 0.0), (0, 0.0), (1, 1.0), (1, 1.0), (2, None)]
+    rollouts = [Attempt(group, Outcome.OK, reward) for group, reward in rows]
+    entropy_R = np.array([1.0, 2, 3, 2, 2, 2, 2])
+    assert scales(rollouts, entropy_R, "none").tolist() == [1.0] * 7
+    assert scales(rollouts, entropy_R, "entropy").tolist() == [0.5, 1, 1.5, 1, 1, 1, 1]
+    assert scales(rollouts, entropy_R, "pass_rate").tolist() == [1.5] * 4 + [0.0] * 2 + [1.0]

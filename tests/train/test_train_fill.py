@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from palmette.train.distil import DistilConfig, fill_distillation
 from palmette.train.policy import PolicyObjective
 from palmette.train.rl import RlConfig, fill_outcomes
 from palmette.train.samples import from_tree, to_tree
-from palmette.train.score import recompute_old, score_samples
+from palmette.train.score import score_samples
 from palmette.train.sft import Likelihood
 from palmette.train.step import gradients
 from palmette.trajectory.tree import Tree
@@ -159,7 +160,8 @@ def test_ratio_is_one_with_recomputed_log_probs_of_real_trees(tiny_model: Make) 
     rng = np.random.default_rng(5)
     model = tiny_model("llama")
     filled = fill_outcomes([_rollout(0, 1.0, rng), _rollout(0, 0.0, rng)], "std")
-    samples = recompute_old(model, filled.samples, 1000)
+    scores = score_samples(model, filled.samples, 1000)
+    samples = [replace(s, old_logprob_T=score_T) for s, score_T in zip(filled.samples, scores, strict=True)]
     sums = gradients(model, samples, PolicyObjective(RlConfig(ratio="turn")), token_budget=1000)
     assert sums["ratio_mean"] == pytest.approx(1.0, abs=1e-6)  # old log-probs are kept in fp32
     assert sums["clipped"] == 0

@@ -161,11 +161,29 @@ def test_teacher_equal_to_student_teaches_nothing() -> None:
     assert not distillation_advantage(_row(-1, -2), _row(-1, -2), weight=1.0, limit=5.0).any()
 
 
+def _pairs(*turns: int, mismatch: list[float]) -> Pairs:
+    """Return the pairs of one sample with turns of these sizes."""
+    numbers = [-1, *(number for number, size in enumerate(turns) for _ in range(size))]
+    values = np.concatenate([[0.0], mismatch]).astype(np.float32)
+    return Pairs.of([replace(_sample(torch.tensor(numbers)), mismatch_T=values)])
+
+
 def test_gates_by_hand() -> None:
-    behaviour, train = _row(0, 0, 0), torch.log(_row(0.4, 2, 6))
-    assert gate_weights(train, behaviour, gate="none") is None
-    tis, icepop = (gate_weights(train, behaviour, gate=g, cap=3.0) for g in ("tis", "icepop"))
-    assert tis is not None
-    assert icepop is not None
-    torch.testing.assert_close(tis, _row(0.4, 2, 3))
-    torch.testing.assert_close(icepop, _row(0, 2, 0))
+    pairs = _pairs(2, 1, mismatch=[math.log(k) for k in (0.4, 2, 6)])
+    log_k = pairs.mismatch_M.double()
+    assert gate_weights(log_k, pairs, gate="none") is None
+    for unit, k in (("token", [0.4, 2, 6]), ("turn", [0.8**0.5, 0.8**0.5, 6]), ("sequence", [4.8 ** (1 / 3)] * 3)):
+        tis, icepop = (gate_weights(log_k, pairs, gate=g, unit=unit, cap=3.0) for g in ("tis", "icepop"))  # type: ignore[arg-type]
+        assert tis is not None
+        assert icepop is not None
+        expected = torch.tensor(k, dtype=F64)
+        torch.testing.assert_close(tis, expected.clamp(max=3), rtol=1e-6, atol=0)
+        kept = (expected >= 0.5) & (expected <= 5)
+        torch.testing.assert_close(icepop, expected * kept, rtol=1e-6, atol=0)
+
+
+def test_the_variance_of_ratios_is_told() -> None:
+    _, metrics = _pg(RATIOS, ADVANTAGE, TURN, ratio="token")
+    assert float(metrics["ratio_var"]) == pytest.approx((1 + 4 + 0.25) / 3)
+    _, metrics = _pg(RATIOS, ADVANTAGE, TURN, ratio="turn")
+    assert float(metrics["ratio_var"]) == pytest.approx((25 + 0.25) / 2)

@@ -123,8 +123,13 @@ def finished(run: RunDir) -> dict[str, str]:
 
 async def test_two_domains_on_qwen3(tmp_path: Path) -> None:
     recipe = shrunken(make_checkpoint(tmp_path / "qwen3", "qwen3"))
+    mcla = {"resample": 1, "old_logprob": "monte_carlo", "gate": "icepop", "ratio": "turn"}
+    recipe = recipe.model_copy(update={"rl": recipe.rl.model_copy(update=mcla)})
     run = RunDir.create(tmp_path / "run", recipe, seed=recipe.seed)
     await run_pipeline(recipe, run)
+    for row in run.read_metrics("rl/terminal"):  # a random model solves nothing, so groups were drawn again
+        assert row["rollouts"] == 8
+        assert row["silent_groups"] == 1
 
     summary = json.loads((run.path / "summary.json").read_text())
     assert summary["tasks_held_out"] == 4

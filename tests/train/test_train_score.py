@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from palmette.train.samples import Sample, from_demonstration
-from palmette.train.score import recompute_old, score_samples
+from palmette.train.score import score_samples
 
 Make = Callable[..., Any]
 
@@ -44,13 +44,3 @@ def test_no_samples_no_scores(tiny_model: Make) -> None:
     assert score_samples(tiny_model("llama"), [], 10) == []
     given = from_demonstration([4, 5], [False, False])
     assert [score.tolist() for score in score_samples(tiny_model("llama"), [given], 10)] == [[0, 0]]
-
-
-def test_recomputed_log_probs_replace_the_recorded(tiny_model: Make, random_sample: Make) -> None:
-    model = tiny_model("qwen3", dtype=torch.float32)
-    samples = [random_sample(np.random.default_rng(1), 20) for _ in range(3)]
-    for before, after in zip(samples, recompute_old(model, samples, 30), strict=True):
-        (score_T,) = score_samples(model, [before], 1000, tree=False)
-        np.testing.assert_allclose(after.old_logprob_T, score_T, atol=1e-5)
-        assert after.logprob_T is before.logprob_T
-        assert np.abs(after.old_logprob_T - before.old_logprob_T).max() > 0.1

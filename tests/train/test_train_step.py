@@ -19,7 +19,7 @@ from palmette.train.pairs import Pairs
 from palmette.train.partition import look
 from palmette.train.policy import OnPolicyConfig, PolicyObjective
 from palmette.train.samples import Sample, Totals, from_demonstration
-from palmette.train.score import recompute_old, score_samples
+from palmette.train.score import score_samples
 from palmette.train.sft import Likelihood
 from palmette.train.step import gradients, train_step
 
@@ -114,6 +114,7 @@ def _forest(random_sample: Make, model: Any) -> list[Sample]:
                 old_logprob_T=noisy(score_T + drift, sample, 0.3),
                 logprob_T=noisy(score_T, sample, 0.8),
                 reference_logprob_T=noisy(score_T, sample, 0.5),
+                mismatch_T=noisy(score_T, sample, 0.8) - score_T,
             )
         )
     return filled
@@ -127,8 +128,10 @@ _FORMS = [
 ]
 _MORE: list[dict[str, Any]] = [
     {"reference_kl": 0.3},
-    {"gate": "tis", "old_logprob": "recompute"},
-    {"gate": "icepop", "old_logprob": "recompute", "ratio": "turn", "reference_kl": 0.1},
+    {"gate": "tis"},
+    {"gate": "icepop", "ratio": "turn", "reference_kl": 0.1},
+    {"gate": "icepop", "ratio": "turn", "gate_unit": "ratio"},
+    {"gate": "icepop", "ratio": "sequence", "gate_unit": "ratio", "mean": "sample"},
 ]
 
 
@@ -138,7 +141,7 @@ def test_policy_gradients_of_a_tree_are_those_of_its_branches(
 ) -> None:
     model = tiny_model("llama")
     samples = _forest(random_sample, model)
-    objective = PolicyObjective(OnPolicyConfig(**form))
+    objective = PolicyObjective(OnPolicyConfig(clip_low=0.2, clip_high=0.28, **form))
     with exact():
         flat = gradients(model, samples, objective, token_budget=10_000, tree=False, entropy=True)
     expected = gradient_of(model)
@@ -183,7 +186,9 @@ def test_given_tokens_train_nothing(tiny_model: Make, gradient_of: Make) -> None
 def test_ratio_is_exactly_one_at_the_first_update(tiny_model: Make, random_sample: Make) -> None:
     model = tiny_model("llama", dtype=torch.float32)
     rng = np.random.default_rng(1)
-    samples = recompute_old(model, [random_sample(rng, 20) for _ in range(5)], token_budget=64)
+    samples = [random_sample(rng, 20) for _ in range(5)]
+    scores = score_samples(model, samples, token_budget=64)
+    samples = [replace(s, old_logprob_T=score_T) for s, score_T in zip(samples, scores, strict=True)]
     for ratio in ("token", "turn", "sequence"):
         sums = gradients(model, samples, _objective(ratio), token_budget=64)
         assert sums["ratio_mean"] == pytest.approx(1.0, abs=1e-6)
