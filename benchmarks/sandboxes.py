@@ -20,14 +20,14 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from sandboxes_live import measure_live
+
 from palmette.sandbox.api import Limits, Spec, State, Streams
 from palmette.sandbox.hosts import HOSTS, open_host
-from palmette.sandbox.seccomp import stuck_workers
 
 Row = dict[str, str | float]
 _WAYS = 16
 _DIRTY_MB = 256
-_STEP = 100  # sandboxes brought up between two looks at the kernel's health
 _BUBBLEWRAP = "bwrap --ro-bind / / --proc /proc --dev /dev --tmpfs /tmp --unshare-all true"
 _PEERS = {
     "subprocess": "true",
@@ -41,12 +41,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the samples")
     parser.add_argument("--json", metavar="PATH", help="also write the rows to this file")
-    parser.add_argument("--live", type=int, metavar="N", help="only this: N live at once, on the namespace host")
+    parser.add_argument("--live", type=int, metavar="N", help="only this: N live at once (default host: shards)")
     parser.add_argument("--host", action="append", choices=sorted(HOSTS), help="which of our hosts (default: two)")
     arguments = parser.parse_args()
     samples = 30 if arguments.quick else 300
     if arguments.live:
-        rows = asyncio.run(measure_live(arguments.live))
+        rows = asyncio.run(measure_live(open_host((arguments.host or ["shards"])[0]), arguments.live))
     else:
         names = arguments.host or ["namespace", "fake"]
         rows = [row for name in names for row in asyncio.run(measure_host(name, samples))]
@@ -151,34 +151,6 @@ async def _forks(host, name: str, samples: int) -> list[Row]:
     return rows
 
 
-async def measure_live(count: int) -> list[Row]:
-    """Return the rows of `count` sandboxes at once; stops early, and says so, when the kernel gets into trouble."""
-    name, before = "namespace", _left()
-    host = open_host(name)
-    before_kib, live = _available_kib(), []
-    began = time.perf_counter()
-    while len(live) < count and stuck_workers() < 50:
-        live += await asyncio.gather(*(host.start(Spec(ttl_s=7200)) for _ in range(min(_STEP, count - len(live)))))
-    up_s = time.perf_counter() - began
-    idle_kib = (before_kib - _available_kib()) / max(1, len(live))
-    began = time.perf_counter()
-    answers = await asyncio.gather(*(sandbox.exec(["/bin/true"], timeout_s=300) for sandbox in live))
-    answer_s = time.perf_counter() - began
-    began = time.perf_counter()
-    await asyncio.gather(*(sandbox.close() for sandbox in live))
-    down_s = time.perf_counter() - began
-    await host.close()
-    return [
-        _row(name, "live", len(live), ""),
-        _row(name, "live_starts_per_s", len(live) / up_s, "1/s"),
-        _row(name, "idle_kib", idle_kib, "KiB"),
-        _row(name, "live_answered", sum(answer.exit_code == 0 for answer in answers), ""),
-        _row(name, "live_answer_s", answer_s, "s"),
-        _row(name, "ends_per_s", len(live) / down_s, "1/s"),
-        _row(name, "leaked", max(0, _left() - before), ""),
-    ]
-
-
 def measure_command(name: str, command: list[str], samples: int) -> list[Row]:
     """Return rows of a peer: start, run ``true``, end."""
     times = []
@@ -200,18 +172,6 @@ async def _timed(action: Callable[[], Awaitable[object]], samples: int) -> list[
         await action()
         times.append(_ms(began))
     return times
-
-
-def _left() -> int:
-    """Return how many processes of sandboxes and cgroups of ours there are."""
-    names = [entry / "comm" for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    processes = 0
-    for name in names:
-        try:
-            processes += name.read_text() == "palmette-box\n"
-        except OSError:
-            continue
-    return processes + sum(1 for _ in Path("/sys/fs/cgroup").glob(f"**/palmette-{os.getpid()}-*"))
 
 
 def _available_kib() -> int:
