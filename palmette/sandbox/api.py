@@ -7,6 +7,7 @@ gone raises.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -195,6 +196,35 @@ class Streams(Protocol):
         terminal: tuple[int, int] | None = None,
     ) -> Process:
         """Start a command with pipes, or with a terminal of (rows, columns). Raises `SandboxLost`."""
+        ...
+
+
+class Exposed(Protocol):
+    """A port of a sandbox that can be reached from its host, as `Ports.expose` returns it."""
+
+    @property
+    def url(self) -> str:
+        """Where it answers on this machine's loopback: to every program here, to no sandbox with walls."""
+        ...
+
+    async def close(self) -> None:
+        """Stop answering, and cut every connection. Idempotent; the end of the sandbox does it too."""
+        ...
+
+
+@runtime_checkable
+class Ports(Protocol):
+    """A sandbox whose servers can be reached from its host: ``isinstance(sandbox, Ports)``. Nothing leads back."""
+
+    async def connect(self, port: int) -> socket.socket:
+        """Return a non-blocking socket connected to a server on its loopback (127.0.0.1, else ::1).
+
+        Raises `ConnectionRefusedError` where nothing listens, `SandboxLost`, and `ValueError` for no port number.
+        """
+        ...
+
+    async def expose(self, port: int) -> Exposed:
+        """Give a server in it an address on this machine; it need not listen yet. Raises `SandboxLost`."""
         ...
 
 

@@ -27,7 +27,8 @@ from palmette.sandbox.descriptors import memory_file, readable
 from palmette.sandbox.files import Files
 from palmette.sandbox.group import Group, Groups
 from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
-from palmette.sandbox.relay import Relay
+from palmette.sandbox.ports import Helper, Reachable, Ways
+from palmette.sandbox.relay import to_address
 from palmette.sandbox.server import START_TIMEOUT_S, _claim_uids, _system
 
 _UID = 1000  # inside
@@ -96,7 +97,7 @@ class BubblewrapHost:
             self._claim = None
 
 
-class BubblewrapSandbox:
+class BubblewrapSandbox(Reachable):
     """One running sandbox; made by `BubblewrapHost.start`."""
 
     def __init__(
@@ -110,7 +111,8 @@ class BubblewrapSandbox:
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0  # of pid 1 inside
         self._files: Files | None = None
-        self._relay: Relay | None = None
+        self._helper: Helper | None = None
+        self._ways = Ways(name, self._socket, self._check)
         self._lost: str | None = None
         self._outputs: set[Output] = set()
         self._expiry: asyncio.TimerHandle | None = None
@@ -154,7 +156,7 @@ class BubblewrapSandbox:
         limit_bytes = self._spec.limits.disk_mb << 20
         self._files = Files(root, workdir=self._spec.workdir, owner=None, limit_bytes=limit_bytes)
         if self._spec.gateway:
-            self._relay = Relay(await self._listener(), self._spec.gateway)
+            await self._ways.serve(enter_box.GATEWAY, to_address(self._spec.gateway))
         self._expiry = asyncio.get_running_loop().call_later(self._spec.ttl_s, self._expire)
 
     async def exec(
@@ -266,18 +268,9 @@ class BubblewrapSandbox:
             for fd in (source, *(output.write_end for output in outputs)):
                 os.close(fd)
 
-    async def _listener(self) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            command = [*_ENTER, "listen", str(self._pid), str(theirs.fileno())]
-            await asyncio.to_thread(
-                subprocess.run, command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, timeout=START_TIMEOUT_S
-            )
-            theirs.close()
-            _, fds, _, _ = socket.recv_fds(ours, 1, 1)
-        if not fds:
-            raise StartFailed("the gateway's listener could not be made in the sandbox's network")
-        return socket.socket(fileno=fds[0])
+    async def _socket(self, family: int) -> socket.socket:
+        self._helper = self._helper or Helper(self._pid)
+        return await self._helper.socket(family)
 
     def _expire(self) -> None:
         if self._closing is None:
@@ -289,8 +282,9 @@ class BubblewrapSandbox:
         self._siblings.pop(self._id, None)
         if self._expiry:
             self._expiry.cancel()
-        if self._relay:
-            self._relay.close()
+        self._ways.close()
+        if self._helper:
+            await self._helper.close()
         if self._pid:
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)  # pid 1 inside: everything goes with it

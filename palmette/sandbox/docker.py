@@ -12,8 +12,6 @@ import os
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Mapping
@@ -28,7 +26,8 @@ from palmette.sandbox.capture import Capture
 from palmette.sandbox.command_sandbox import CommandSandbox
 from palmette.sandbox.docker_engine import Engine, EngineError, find_socket
 from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
-from palmette.sandbox.relay import Relay
+from palmette.sandbox.ports import Helper, Reachable, Ways
+from palmette.sandbox.relay import to_address
 
 _USER = "1000:1000"
 _DEFAULT_IMAGE = "debian:bookworm-slim"
@@ -116,7 +115,7 @@ class DockerHost:
         return name
 
 
-class DockerSandbox(CommandSandbox):
+class DockerSandbox(CommandSandbox, Reachable):
     """One running container; made by `DockerHost.start`."""
 
     def __init__(self, name: str, spec: Spec, engine: Engine, siblings: dict[str, DockerSandbox]) -> None:
@@ -124,7 +123,8 @@ class DockerSandbox(CommandSandbox):
         self._engine = engine
         self._siblings = siblings
         self._serial = 0
-        self._relay: Relay | None = None
+        self._helper: Helper | None = None
+        self._ways = Ways(name, self._socket, self._check)
         self._running: set[asyncio.Task[Any]] = set()
 
     @property
@@ -165,7 +165,7 @@ class DockerSandbox(CommandSandbox):
         if done.exit_code:
             raise StartFailed(f"image {image}: {done.stderr.decode(errors='replace').strip()[-200:] or 'has no sh'}")
         if spec.gateway:
-            self._relay = Relay(await self._listener(), spec.gateway)
+            await self._ways.serve(enter_box.GATEWAY, to_address(spec.gateway))
         self._live()
 
     async def _command(
@@ -250,24 +250,21 @@ class DockerSandbox(CommandSandbox):
             await reader.read()
             writer.transport.abort()
 
-    async def _listener(self) -> socket.socket:
-        """Return a socket that listens in the container's network, made from outside: the engine must be local."""
-        pid = (await self._engine.ask("GET", f"/containers/{self._id}/json"))["State"]["Pid"]
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            command = [sys.executable, "-I", "-S", enter_box.__file__, "listen", str(pid), str(theirs.fileno())]
-            done = await asyncio.to_thread(subprocess.run, command, pass_fds=[theirs.fileno()], capture_output=True)
-            theirs.close()
-            _, fds, _, _ = socket.recv_fds(ours, 1, 1)
-        if not fds:
-            said = done.stderr.decode(errors="replace").strip()
-            raise StartFailed(f"no gateway in a container: this needs root on the engine's machine ({said})")
-        return socket.socket(fileno=fds[0])
+    async def _socket(self, family: int) -> socket.socket:
+        """Return a socket of the container's network, made from outside: the engine must be on this machine."""
+        if self._helper is None:
+            pid = (await self._engine.ask("GET", f"/containers/{self._id}/json"))["State"]["Pid"]
+            self._helper = Helper(pid)
+        try:
+            return await self._helper.socket(family)
+        except StartFailed as error:
+            raise StartFailed(f"{error}; this needs root on the engine's machine") from None
 
     async def _end(self) -> None:
         self._siblings.pop(self._id, None)
-        if self._relay:
-            self._relay.close()
+        self._ways.close()
+        if self._helper:
+            await self._helper.close()
         with suppress(EngineError):
             await self._engine.ask("DELETE", f"/containers/{self._id}", force="true", v="true")
         for task in list(self._running):

@@ -3,7 +3,8 @@
     start UID CGROUPS PROGRAM ARGV...       become UID (unless -1) and be PROGRAM; an argument "@PATH" becomes a place
                                             where the directory PATH can be reached whatever its parents allow
     run PID UID CGROUPS DIRECTORY ARGV...   run a command in the sandbox whose first process is PID, as its user UID
-    listen PID SOCKET                       send a socket that listens inside on the gateway's address through SOCKET
+    sockets PID CONTROL                     for every byte that comes through CONTROL, send a TCP socket of that family
+                                            that was made in the sandbox's network; what went wrong, instead
 
 CGROUPS are files to write a "0" into, ":" between them. Only the standard library is used: the interpreter runs without
 site packages. The exit code is the command's own; if a signal ended it, that signal ends this program.
@@ -70,14 +71,16 @@ def run(pid: int, uid: int, cgroups: str, directory: str, argv: list[str]) -> in
     return code
 
 
-def listen(pid: int, sink: int) -> int:
-    """Listen in the sandbox's network and send the socket."""
-    _join(pid)
-    with socket.socket() as listener, socket.socket(fileno=sink) as end:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(GATEWAY)
-        listener.listen(128)
-        socket.send_fds(end, [b"1"], [listener.fileno()])
+def sockets(pid: int, control: int) -> int:
+    """Make sockets in the sandbox's network for as long as somebody asks."""
+    with socket.socket(fileno=control) as end:
+        try:
+            _join(pid)
+            while asked := end.recv(1):
+                with socket.socket(asked[0], socket.SOCK_STREAM) as made:
+                    socket.send_fds(end, [b"1"], [made.fileno()])
+        except OSError as error:
+            end.send((error.strerror or str(error)).encode())
     return 0
 
 
@@ -140,8 +143,8 @@ def main(mode: str, *words: str) -> int:
             start(int(words[0]), words[1], list(words[2:]))
         case "run":
             return run(int(words[0]), int(words[1]), words[2], words[3], list(words[4:]))
-        case "listen":
-            return listen(int(words[0]), int(words[1]))
+        case "sockets":
+            return sockets(int(words[0]), int(words[1]))
     return 2
 
 

@@ -14,6 +14,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import termios
@@ -29,6 +30,7 @@ from palmette.sandbox.fake_snapshot import FakeSnapshot, copy_files
 from palmette.sandbox.files import Files
 from palmette.sandbox.layout import DIRECTORIES, PATH, argv_of, check_spec
 from palmette.sandbox.ledger import HEARTBEAT_S, Cost, Ledger, entry
+from palmette.sandbox.ports import Reachable, Ways
 from palmette.sandbox.stream import Ends, RunningProcess
 
 _GRACE_S = 0.05  # how long output of children may still follow the exit of a command
@@ -112,7 +114,7 @@ class FakeHost:
             asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat)
 
 
-class FakeSandbox:
+class FakeSandbox(Reachable):
     """One temporary directory and the processes started in it."""
 
     def __init__(self, name: str, spec: Spec, root: str, host: FakeHost) -> None:
@@ -127,6 +129,7 @@ class FakeSandbox:
         fd = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         limit_bytes = spec.limits.disk_mb << 20
         self._files = Files(fd, workdir=spec.workdir, owner=None, limit_bytes=limit_bytes)
+        self._ways = Ways(name, _plain_socket, self._check)
         self._sessions: set[int] = set()
         self._outputs: set[Output] = set()
         self._lost: str | None = None
@@ -340,6 +343,7 @@ class FakeSandbox:
             _kill_session(session)
         for output in list(self._outputs):
             output.close()
+        self._ways.close()
         self._files.close()
         shutil.rmtree(self._root, ignore_errors=True)
         self._host.forget(self._id, self.cost())
@@ -356,6 +360,10 @@ class FakeSandbox:
         home = self._mapped(".")
         fixed = {"PATH": PATH, "HOME": home, "LANG": "C.UTF-8", "PALMETTE_ROOT": self._root}
         return {**fixed, **self._spec.env}
+
+
+async def _plain_socket(family: int) -> socket.socket:
+    return socket.socket(family)
 
 
 def _reap(process: subprocess.Popen[bytes]) -> tuple[int, Usage]:

@@ -21,7 +21,8 @@ from palmette.sandbox.layers import Stack
 from palmette.sandbox.layout import PATH, argv_of
 from palmette.sandbox.ledger import Cost, entry
 from palmette.sandbox.namespace_snapshot import NamespaceSnapshot, settled
-from palmette.sandbox.relay import Relay
+from palmette.sandbox.ports import Reachable, Ways
+from palmette.sandbox.relay import to_address
 from palmette.sandbox.server import START_TIMEOUT_S, Server, explained
 from palmette.sandbox.stream import Ends, RunningProcess
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 GATEWAY_URL = "http://127.77.0.1:8000"
 
 
-class NamespaceSandbox:
+class NamespaceSandbox(Reachable):
     """One running sandbox; made by `NamespaceHost.start`."""
 
     def __init__(self, name: str, spec: Spec, host: NamespaceHost, server: Server, stack: Stack, uid: int) -> None:
@@ -41,7 +42,7 @@ class NamespaceSandbox:
         self._server = server
         self._agent: Agent | None = None
         self._files: Files | None = None
-        self._relay: Relay | None = None
+        self._ways = Ways(name, self.socket, self._alive)
         self._stack = stack
         self._uid = uid
         self._mounts = -1
@@ -152,6 +153,11 @@ class NamespaceSandbox:
         with self._watching(30.0):
             return await self._alive().running()
 
+    async def socket(self, family: int) -> socket.socket:
+        """Return a TCP socket that was made in its network. Raises `SandboxLost`, `StartFailed`."""
+        self._alive()
+        return await self._server.socket(self._id, family)
+
     async def snapshot(self) -> NamespaceSnapshot:
         """Keep the files as they are. Raises `Busy`, `SandboxLost`."""
         async with self._frozen() as (snapshot, turned):
@@ -235,7 +241,7 @@ class NamespaceSandbox:
         marked = self._server.cgroups.version > 0
         self._server.ledger.opened(entry(self._id, self._spec.owner, self._spec.ttl_s, pid=box.pid, marked=marked))
         if self._spec.gateway:
-            self._relay = Relay(socket.socket(fileno=box.listener), self._spec.gateway)
+            self._ways.relay(socket.socket(fileno=box.listener), to_address(self._spec.gateway))
 
     async def _close(self) -> None:
         self._end("it was closed")
@@ -261,8 +267,7 @@ class NamespaceSandbox:
         self._lost = why
         if self._agent:
             self._agent.close(why)
-        if self._relay:
-            self._relay.close()
+        self._ways.close()
         if self._files:
             self._files.close()
         if self._mounts >= 0:

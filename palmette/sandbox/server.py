@@ -22,7 +22,7 @@ from palmette.sandbox.ledger import Ledger
 from palmette.sandbox.profile import Profile, settle
 
 START_TIMEOUT_S = 30.0
-_START, _ROTATE, _DROP = 1, 2, 3
+_START, _ROTATE, _DROP, _SOCKET = 1, 2, 3, 4
 _REQUEST = struct.Struct("=14I")
 _ROTATION = struct.Struct("=9I")
 _ROOTLESS_UID = 1000
@@ -172,19 +172,11 @@ class Server:
 
         Raises `StartFailed`.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours:
-            with theirs:
-                await self.ask(request, theirs, target)
-            ours.setblocking(False)
-            if not await readable(ours.fileno(), timeout_s=START_TIMEOUT_S):
-                raise StartFailed(f"no answer to a fork within {START_TIMEOUT_S:.0f} s")
-            packet, fds, _, _ = socket.recv_fds(ours, 1024, 1)
-        if fds:
-            return fds[0]
-        text = packet[8:].decode(errors="replace") or "the fork server's helper died"
-        code = struct.unpack_from("=i", packet, 4)[0] if len(packet) >= 8 else 0
-        raise explained(f"{text}: {os.strerror(code)}" if code else text)
+        return await self._descriptor(request, target)
+
+    async def socket(self, name: str, family: int) -> socket.socket:
+        """Return a TCP socket made in the network of the sandbox `name`. Raises `StartFailed`."""
+        return socket.socket(fileno=await self._descriptor(struct.pack("=2I", _SOCKET, family) + _strings(name)))
 
     def drop(self, layer: str) -> None:
         """Let go of a layer that nothing needs any more."""
@@ -213,6 +205,21 @@ class Server:
         cgroup.remove(self.cgroups, self.name)  # it does so itself unless it was killed
         self._claim.close()
         self.ledger.close()
+
+    async def _descriptor(self, request: bytes, *more: int) -> int:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                await self.ask(request, theirs, *more)
+            ours.setblocking(False)
+            if not await readable(ours.fileno(), timeout_s=START_TIMEOUT_S):
+                raise StartFailed(f"no answer from the fork server within {START_TIMEOUT_S:.0f} s")
+            packet, fds, _, _ = socket.recv_fds(ours, 1024, 1)
+        if fds:
+            return fds[0]
+        text = packet[8:].decode(errors="replace") or "the fork server's helper died"
+        code = struct.unpack_from("=i", packet, 4)[0] if len(packet) >= 8 else 0
+        raise explained(f"{text}: {os.strerror(code)}" if code else text)
 
 
 def _strings(*words: str) -> bytes:

@@ -164,13 +164,13 @@ class SmallEngine:
 async def _body(reader: asyncio.StreamReader, head: str) -> bytes:
     if match := re.search(r"content-length: (\d+)", head):
         return await reader.readexactly(int(match[1]))
-    found = b""
+    found = bytearray()
     while "transfer-encoding: chunked" in head:
         size = int(await reader.readuntil(b"\r\n"), 16)
         found += (await reader.readexactly(size + 2))[:-2]
         if not size:
             break
-    return found
+    return bytes(found)
 
 
 async def _frames(source: asyncio.StreamReader, kind: int, writer: asyncio.StreamWriter) -> None:

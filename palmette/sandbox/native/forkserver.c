@@ -407,6 +407,27 @@ static void start_rotation(const char *packet, size_t length, int answer, int ta
     }
 }
 
+/* A socket that was born in a sandbox's network, for its host to connect or to listen with. */
+static void give_socket(const char *packet, size_t length, int answer) {
+    struct newborn asked;
+    memcpy(&asked, packet, sizeof asked);
+    const char *name = packet + sizeof asked;
+    const struct child *c = packet[length - 1] ? NULL : children;
+    while (c && (c->pid == 0 || strcmp(c->name, name)))
+        c = c->next;
+    errno = ESRCH;
+    int made = c && syscall(SYS_setns, c->net, CLONE_NEWNET) == 0
+                   ? socket((int)asked.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+                   : -1;
+    uint32_t ready = READY;
+    if (made < 0) {
+        send_failure(answer, "making a socket in the sandbox's network", errno);
+        return;
+    }
+    send_packet(answer, &ready, sizeof ready, &made, 1);
+    close(made);
+}
+
 /* Taking mounts down waits for the whole kernel: that is for a child to do. */
 static void flush_drops(void) {
     if (drop_count && fork() == 0) {
@@ -510,6 +531,8 @@ static void serve(int owner) {
                 start(packet, length, fds[0]);
             else if (type == ROTATE && fds[1] >= 0 && (size_t)length > sizeof(struct rotate))
                 start_rotation(packet, length, fds[0], fds[1]);
+            else if (type == SOCKET && fds[0] >= 0 && (size_t)length > sizeof(struct newborn))
+                give_socket(packet, length, fds[0]);
             else if (type == DROP && packet[length - 1] == 0)
                 snprintf(drops[drop_count++], sizeof *drops, "%.23s", packet + sizeof(struct drop));
             if (drop_count == DROPS_MAX)

@@ -9,7 +9,7 @@
 
 enum to_host { SERVER_READY = 1, STARTED, READY, FAILED, OUTPUT, DONE, QUIETED };
 enum to_agent { SPAWN = 1, KILL, QUIET, SIGNAL, COUNT };
-enum to_server { START = 1, ROTATE, DROP };
+enum to_server { START = 1, ROTATE, DROP, SOCKET };
 enum how { EXITED, SIGNALLED, TIMED_OUT };
 enum profile { ROOT, ROOT_INSIDE, ROOTLESS }; /* see profile.py */
 
@@ -37,6 +37,12 @@ struct rotate {
 /* To the fork server: let go of the layer whose name follows. */
 struct drop {
     uint32_t type;
+};
+
+/* To the fork server, with a socket for the answer (READY and a TCP socket, or FAILED): make a socket in the network of
+ * the sandbox whose name follows. */
+struct newborn {
+    uint32_t type, family;
 };
 
 /* To the agent, with `fds` descriptors: 0, 1 (stdin) or 3 (all streams, whose other ends the host has; with `terminal`

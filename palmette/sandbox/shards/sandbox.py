@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from palmette.sandbox.api import Bounds, Result, SandboxError, SandboxLost, StartFailed
 from palmette.sandbox.layout import argv_of
+from palmette.sandbox.ports import Reachable, Ways
 from palmette.sandbox.shards.message import Born, Command, File
 from palmette.sandbox.shards.shard import Shard
 from palmette.sandbox.stream import Ends, RunningProcess
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from palmette.sandbox.shards.host import ShardsHost
 
 
-class ShardSandbox:
+class ShardSandbox(Reachable):
     """One running sandbox; made by `ShardsHost.start`."""
 
     def __init__(self, born: Born, shard: Shard, host: ShardsHost) -> None:
@@ -27,6 +29,7 @@ class ShardSandbox:
         self._shard = shard
         self._host = host
         self._lost: str | None = None
+        self._ways = Ways(born.id, self._socket, self._living)
         self._closing: asyncio.Task[None] | None = None
         shard.hold(born.number, self._end)
         host.hold(self)
@@ -137,11 +140,16 @@ class ShardSandbox:
 
     async def _close(self) -> None:
         self._lost = self._lost or "it was closed"
+        self._ways.close()
         await self._host.throttle_kill()
         with suppress(SandboxError):
             await self._shard.call("close", self._number)
         self._shard.release(self._number)
         self._host.forget(self)
+
+    async def _socket(self, family: int) -> socket.socket:
+        _, fds = await self._living().call("socket", self._number, int(family))
+        return socket.socket(fileno=fds[0])
 
     async def _call(self, verb: str, arguments: object = None, kind: Any = None) -> Any:
         value, _ = await self._living().call(verb, self._number, arguments, kind=kind)
@@ -155,6 +163,7 @@ class ShardSandbox:
     def _end(self, why: str) -> None:
         """It has ended by itself, or with its shard."""
         self._lost = self._lost or why
+        self._ways.close()
         self._host.forget(self)
 
 

@@ -53,6 +53,7 @@ class Service:
             "wait": self._wait,
             "signal": self._signal,
             "running": self._running,
+            "socket": self._socket,
             "read": self._read,
             "write": self._write,
             "upload": self._upload,
@@ -176,6 +177,10 @@ class Service:
 
     async def _running(self, call: Call) -> _Reply:
         return await self._named(call).running(), ()
+
+    async def _socket(self, call: Call) -> _Reply:
+        made = await self._named(call).socket(unpack(call.arguments, int))
+        return None, (made.detach(),)
 
     async def _read(self, call: Call) -> _Reply:
         return await self._named(call).read(unpack(call.arguments, File).path), ()
