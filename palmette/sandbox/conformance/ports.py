@@ -62,7 +62,7 @@ async def check_a_server_on_the_newer_loopback_is_reached(host: Host) -> None:
 async def check_a_server_may_come_later(host: Host) -> None:
     async with box(host, _SPEC) as sandbox:
         port = await _serving(sandbox)
-        await sandbox.exec("kill -9 $(cat pid); rm port")
+        await sandbox.exec("kill -9 $(cat pid); rm port; while kill -0 $(cat pid); do sleep 0.02; done")
         ports = _ports(sandbox)
         assert str(port) in await raised(ports.connect(port), ConnectionRefusedError)
         exposed = await ports.expose(port)
