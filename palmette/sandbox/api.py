@@ -20,6 +20,7 @@ class Limits:
 
     memory_mb: int = 512
     pids: int = 64
+    cpus: float | None = None  # cores' worth of time; without it, as much as the next sandbox when time is short
     disk_mb: int = 64
     inodes: int = 16_384
     output_bytes: int = 1 << 20  # of each of stdout and stderr, per exec; head and tail are kept

@@ -29,7 +29,7 @@ from palmette.sandbox.group import Group, Groups
 from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
 from palmette.sandbox.ports import Helper, Reachable, Ways
 from palmette.sandbox.relay import to_address
-from palmette.sandbox.server import START_TIMEOUT_S, _claim_uids, _system
+from palmette.sandbox.server import NO_CPU, START_TIMEOUT_S, _claim_uids, _system
 
 _UID = 1000  # inside
 _GRACE_S = 0.05  # how long output of children may still follow the exit of a command
@@ -53,7 +53,9 @@ class BubblewrapHost:
     def lacks(self) -> frozenset[str]:
         """Needs of the conformance suite that cannot be met."""
         always = {"processes", "filter", "root", "system", "disk", "fork", "pause", "streams", "bounds"}
-        return frozenset(always if self._groups.found.version else always | {"memory", "pids"})
+        if not self._groups.found.version:
+            always |= {"memory", "pids"}
+        return frozenset(always if self._groups.found.shares_cpu else always | {"cpu"})
 
     def weaknesses(self) -> tuple[str, ...]:
         """Say which walls and limits do not hold. May block some 20 ms the first time."""
@@ -77,6 +79,8 @@ class BubblewrapHost:
         self._serial += 1
         if os.geteuid() == 0 and self._claim is None:
             self._claim, self._uids = _claim_uids()
+        if spec.limits.cpus and not self._groups.found.shares_cpu:
+            raise StartFailed(f"Limits.cpus: {NO_CPU}")
         uid = self._uids[self._serial % len(self._uids)] if self._uids else -1
         group = self._groups.make(str(self._serial), spec.limits)
         sandbox = BubblewrapSandbox(f"bubblewrap-{os.getpid()}/{self._serial}", spec, uid, self._sandboxes, group)

@@ -21,7 +21,7 @@ _PREFIX = "palmette-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cgroups:
-    """Where sandboxes' cgroups go: `version` 0 (nowhere), 1 (directories: memory, pids[, freezer]) or 2 (one)."""
+    """Where sandboxes' cgroups go: `version` 0 (nowhere), 1 (memory, pids[, freezer[, cpu]]) or 2 (one directory)."""
 
     version: int
     directories: tuple[Path, ...] = ()
@@ -52,6 +52,13 @@ class Cgroups:
             return int((self.directories[0] / name / file).read_text()) if self.version else 0
         except (OSError, ValueError):
             return 0
+
+    @property
+    def shares_cpu(self) -> bool:
+        """Whether each sandbox gets the same share of the processor, and may be given less (`Limits.cpus`)."""
+        if self.version == 2:
+            return "cpu" in (self.directories[0] / "cgroup.subtree_control").read_text().split()
+        return len(self.directories) > 3
 
     @property
     def freezes(self) -> bool:
@@ -101,7 +108,8 @@ def detect() -> Cgroups:
     pids = _first(_candidates(mounts, "cgroup", "pids"), {"pids.max": "8"})
     if memory and pids:
         freezer = _first(_candidates(mounts, "cgroup", "freezer"), {"freezer.state": "THAWED"})
-        return Cgroups(version=1, directories=(memory, pids, *([freezer] if freezer else [])))
+        cpu = _first(_candidates(mounts, "cgroup", "cpu"), {"cpu.shares": "1024"}) if freezer else None
+        return Cgroups(version=1, directories=(memory, pids, *filter(None, (freezer, cpu))))
     return Cgroups(version=0, reason="no writable memory and pids controller")
 
 
@@ -173,6 +181,8 @@ def _enable(directory: Path) -> bool:
         control = directory / "cgroup.subtree_control"
         if not {"memory", "pids"} <= set(control.read_text().split()):
             control.write_text("+memory +pids")
+        with suppress(OSError):  # good to have
+            control.write_text("+cpu")
     except OSError:  # EBUSY: processes live in this very cgroup
         return False
     return True

@@ -47,7 +47,7 @@ class DockerHost:
     name = "docker"
     lacks = frozenset(
         {"processes", "walls", "filter", "root", "memory", "pids", "disk", "fork", "pause", "streams", "bounds"}
-        | {"system"}
+        | {"system", "cpu"}
     )
 
     def __init__(self, path: str | None = None, *, image: str | None = None) -> None:
@@ -151,6 +151,7 @@ class DockerSandbox(CommandSandbox, Reachable):
                 "NetworkMode": "none",
                 "Memory": memory,
                 "MemorySwap": memory,
+                "NanoCpus": round((spec.limits.cpus or 0) * 1e9),
                 "PidsLimit": spec.limits.pids + 3,
                 "CapDrop": ["ALL"],
                 "SecurityOpt": ["no-new-privileges"],

@@ -43,7 +43,7 @@ class E2BHost:
     name = "e2b"
     lacks = frozenset(
         {"processes", "walls", "network", "filter", "root", "memory", "pids", "disk", "fork", "pause", "streams"}
-        | {"bounds", "system", "ports"}
+        | {"bounds", "system", "ports", "cpu"}
     )
 
     def __init__(self, *, api_url: str = "", sandbox_url: str = "", key: str = "", template: str = "") -> None:

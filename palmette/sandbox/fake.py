@@ -40,7 +40,9 @@ class FakeHost:
     """Runs every "sandbox" as ordinary processes of this user in a temporary directory."""
 
     name = "fake"
-    lacks = frozenset({"paths", "processes", "walls", "network", "filter", "root", "system", "memory", "pids", "disk"})
+    lacks = frozenset(
+        {"paths", "processes", "walls", "network", "filter", "root", "system", "memory", "pids", "disk", "cpu"}
+    )
 
     def __init__(self) -> None:
         self._sandboxes: dict[str, FakeSandbox] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 
 from palmette.sandbox import cgroup
 from palmette.sandbox.api import Limits
@@ -35,10 +36,15 @@ class Groups:
                 (directory / self._name).mkdir()
                 if groups.version == 2:
                     (directory / self._name / "cgroup.subtree_control").write_text("+memory +pids")
+                    with suppress(OSError):
+                        (directory / self._name / "cgroup.subtree_control").write_text("+cpu")
         memory, pids = limits.memory_mb << 20, limits.pids + 2  # what holds the sandbox
         files = {"memory.limit_in_bytes": memory, "memory.memsw.limit_in_bytes": memory, "pids.max": pids}
         if groups.version == 2:
             files = {"memory.max": memory, "memory.swap.max": 0, "pids.max": pids}
+        if limits.cpus:
+            quota_us = round(limits.cpus * 100_000)
+            files |= {"cpu.max": f"{quota_us} 100000"} if groups.version == 2 else {"cpu.cfs_quota_us": quota_us}
         for directory in groups.directories:
             (directory / self._name / name).mkdir()
             for file, value in files.items():

@@ -17,6 +17,8 @@ def check_spec(spec: Spec) -> None:
     for name in ("memory_mb", "pids", "disk_mb", "inodes", "output_bytes"):
         if getattr(limits, name) <= 0:
             raise ValueError(f"Limits.{name} must be positive, not {getattr(limits, name)}")
+    if limits.cpus is not None and not 0.01 <= limits.cpus <= 10_000:
+        raise ValueError(f"Limits.cpus must be 0.01 or more, not {limits.cpus}")
     if spec.ttl_s <= 0:
         raise ValueError(f"Spec.ttl_s must be positive, not {spec.ttl_s}")
     for path in (spec.workdir, *spec.readonly, *filter(None, (spec.root,))):

@@ -105,6 +105,7 @@ class NamespaceHost:
         machine = self._survey()
         missing = set() if machine.cgroups.version else {"memory"}
         missing |= set() if machine.cgroups.freezes else {"pause"}
+        missing |= set() if machine.cgroups.shares_cpu else {"cpu"}
         missing |= _PROFILE_LACKS[machine.profile]
         if machine.profile is Profile.ROOTLESS and machine.landlock < landlock.WRITES:
             missing |= {"system"}
@@ -122,6 +123,8 @@ class NamespaceHost:
                 f"no cgroup limits ({machine.cgroups.reason}): memory is limited per process and not per sandbox, "
                 "so an out-of-memory end looks like any other failure"
             )
+        if not machine.cgroups.shares_cpu:
+            found.append("no cpu controller: a sandbox with many busy processes slows the next one")
         if not machine.cgroups.freezes:
             found.append("no freezer: a sandbox cannot be paused")
         found += _PROFILE_WEAKNESSES[machine.profile]

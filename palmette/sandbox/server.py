@@ -22,8 +22,9 @@ from palmette.sandbox.ledger import Ledger
 from palmette.sandbox.profile import Profile, settle
 
 START_TIMEOUT_S = 30.0
+NO_CPU = "no cpu controller of cgroups can be used here; leave it None, or delegate one (and be root)"
 _START, _ROTATE, _DROP, _SOCKET = 1, 2, 3, 4
-_REQUEST = struct.Struct("=14I")
+_REQUEST = struct.Struct("=15I")
 _ROTATION = struct.Struct("=9I")
 _ROOTLESS_UID = 1000
 _UIDS, _UID_BASE, _UID_BLOCKS = 8192, 200_000, 200  # below 2,097,152, the largest uid a plain tar header holds
@@ -107,9 +108,12 @@ class Server:
         directories = list(dict.fromkeys((spec.workdir, *DIRECTORIES)))
         limits = spec.limits
         ttl_ms = min(int(spec.ttl_s * 1000), 0xFFFFFFFF)
+        cpu_percent = round((limits.cpus or 0) * 100)
         counts = len(links) // 2, len(system) + len(shown), len(directories), layer, len(lowers)
         numbers = limits.memory_mb, limits.pids, limits.disk_mb, limits.inodes, limits.output_bytes, ttl_ms
-        head = _REQUEST.pack(_START, uid, *numbers, spec.gateway is not None, *counts)
+        head = _REQUEST.pack(_START, uid, *numbers, spec.gateway is not None, *counts, cpu_percent)
+        if limits.cpus and not self.cgroups.shares_cpu:
+            raise StartFailed(f"Limits.cpus: {NO_CPU}")
         host = _strings(*links, *system) if spec.root else self._system_strings
         return head + _strings(name) + host + _strings(*shown, *directories, *lowers)
 

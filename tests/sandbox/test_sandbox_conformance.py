@@ -11,7 +11,7 @@ from palmette.sandbox.hosts import HOSTS, open_host
 
 _ELSEWHERE = ("bubblewrap", "docker", "e2b", "shards")  # not like the others: test_sandbox_<name>.py goes through all
 _PROFILES = ("namespace:root-inside", "namespace:rootless")  # other walls, the same agent behind them
-_OF_A_PROFILE = ("paths", "processes", "walls", "network", "filter", "user", "root", "system", "memory", "pids")
+_OF_A_PROFILE = ("paths", "processes", "walls", "network", "filter", "user", "root", "system", "memory", "pids", "cpu")
 _OF_A_PROFILE += ("disk", "fork")
 _CASES = [
     (name, check)

@@ -449,3 +449,15 @@ def test_without_root_it_is_weaker_and_says_so():
     assert "rootless" in done.stdout.splitlines()[0], done.stdout + done.stderr
     assert re.findall(r"^failed (.*)", done.stdout, re.M) == [], done.stderr
     assert done.stdout.count("ok ") > 25, done.stdout + done.stderr
+
+
+async def test_without_a_cpu_controller_a_share_of_it_is_refused(monkeypatch):
+    found = cgroup.detect()
+    less = cgroup.Cgroups(version=found.version and 1, directories=found.directories[:2], reason="none here")
+    monkeypatch.setattr(cgroup, "detect", lambda: less)
+    host = open_host("namespace")
+    with pytest.raises(StartFailed, match=r"Limits\.cpus: no cpu controller"):
+        await host.start(Spec(limits=Limits(cpus=0.5)))
+    assert "cpu" in lacks(host)
+    assert any("cpu controller" in weakness for weakness in host.weaknesses())
+    await host.close()

@@ -17,8 +17,8 @@ from palmette.sandbox.api import Host
 from palmette.sandbox.conformance import abuse, commands, files, life, network, ports, state, streams, walls
 
 NEEDS = (
-    *("", "paths", "processes", "walls", "network", "filter", "user", "root", "system", "memory", "pids", "disk"),
-    *("fork", "pause", "streams", "bounds", "ports"),
+    *("", "paths", "processes", "walls", "network", "filter", "user", "root", "system", "cpu", "memory", "pids"),
+    *("disk", "fork", "pause", "streams", "bounds", "ports"),
 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from palmette.sandbox.api import Busy, Host, Limits, Sandbox, SandboxLost, Spec, State
-from palmette.sandbox.conformance.box import box, raised
+from palmette.sandbox.conformance.box import READONLY, box, python, raised
 
 
 async def check_a_fork_has_the_files(host: Host) -> None:
@@ -242,8 +242,20 @@ async def _close(sandboxes: Sequence[Sandbox]) -> None:
     await asyncio.gather(*(each.close() for each in sandboxes))
 
 
+_TERMINAL = "import os, pty; print(pty.spawn(['sh', '-c', 'test -t 0 && tty && tty > /dev/tty']))"
+
+
+async def check_terminals_are_made_inside(host: Host) -> None:
+    async with box(host, Spec(readonly=READONLY)) as one, _forked(one) as (two,):
+        for sandbox in (one, two):  # tmux and script do so
+            first, second, code = (await python(sandbox, _TERMINAL)).split()
+            assert (first, code) == (second, b"0"), first
+            assert first.startswith(b"/dev/pts/"), first
+
+
 CHECKS = {
     "fork": (
+        check_terminals_are_made_inside,
         check_a_fork_has_the_files,
         check_copies_do_not_touch_one_another,
         check_deletions_are_carried,

@@ -203,6 +203,32 @@ async def check_disk_is_limited(host: Host) -> None:
         assert 250 < int(result.stdout) < 500, result
 
 
+_BUSY = """
+import os, time
+os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
+end = time.time() + 1.2
+for _ in range({n}):
+    if not os.fork():
+        while time.time() < end: pass
+        os._exit(0)
+for _ in range({n}): os.wait()
+used = os.times()
+print(used.children_user + used.children_system)
+"""
+
+
+async def check_the_processor_is_shared_by_sandbox(host: Host) -> None:
+    spec = Spec(readonly=READONLY)
+    async with box(host, spec) as many, box(host, spec) as few:  # all on one core
+        greedy, modest = await asyncio.gather(python(many, _BUSY.format(n=12)), python(few, _BUSY.format(n=1)))
+        assert float(modest) > float(greedy) / 3, (modest, greedy)  # by process it would be a twelfth
+
+
+async def check_the_processor_is_limited(host: Host) -> None:
+    async with box(host, Spec(limits=Limits(cpus=0.2), readonly=READONLY)) as sandbox:
+        assert float(await python(sandbox, _BUSY.format(n=3))) < 0.6
+
+
 CHECKS = {
     "paths": (check_the_shared_directories_are_there,),
     "walls": (
@@ -217,6 +243,7 @@ CHECKS = {
     "processes": (check_the_first_process_is_out_of_reach,),
     "root": (check_each_sandbox_has_its_own_user, check_the_root_belongs_to_root),
     "filter": (check_dangerous_calls_are_filtered,),
+    "cpu": (check_the_processor_is_shared_by_sandbox, check_the_processor_is_limited),
     "memory": (check_memory_is_limited,),
     "pids": (check_processes_are_limited,),
     "disk": (check_disk_is_limited,),

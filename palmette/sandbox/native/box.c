@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #define SYSTEM_INODES 128 /* what the root itself needs beside the sandbox's own */
+#define TERMINALS "64" /* that one sandbox can have; the machine has 4,096 for all */
 #define GATEWAY_HOST "127.77.0.1"
 #define GATEWAY_PORT 8000
 #define HOSTS "127.0.0.1 localhost sandbox\n" GATEWAY_HOST " gateway\n"
@@ -115,6 +116,25 @@ static void limit_by_cgroup(const struct box *b, const char *name) {
     }
 }
 
+/* A cgroup of its own gives each sandbox the same share of the processor as the next, however many processes it has. */
+static void limit_cpu(const struct box *b, const char *name) {
+    uint32_t percent = b->request.cpu_percent;
+    char at[400], value[32];
+    const char *base = b->cgroup == 2 ? "/cg/0" : "/cg/3", *file = b->cgroup == 2 ? "cpu.max" : "cpu.cfs_quota_us";
+    snprintf(at, sizeof at, "%s/%s", base, name);
+    if (b->cgroup == 1 && access(base, F_OK))
+        return;
+    if (b->cgroup == 1 && mkdir(at, 0755) && errno != EEXIST)
+        fail("making a cgroup");
+    snprintf(at, sizeof at, "%s/%s/%s", base, name, file);
+    snprintf(value, sizeof value, b->cgroup == 2 ? "%u 100000" : "%u", percent * 1000);
+    if (percent && put(at, value)) /* of a period of 100 ms */
+        fail("setting the processor limit");
+    snprintf(at, sizeof at, "%s/%s/cgroup.procs", base, name);
+    if (b->cgroup == 1 && put(at, "0"))
+        fail("joining a cgroup");
+}
+
 static void limit_by_rlimit(const struct box *b) {
     const struct request *r = &b->request;
     struct rlimit files = {1024, 4096}, none = {0, 0}, processes = {r->pids + 1, r->pids + 1};
@@ -153,6 +173,15 @@ static void make_devices(void) {
         fail("/dev");
     make("/dev/shm", 01777);
     chmod("/b/dev/shm", 01777);
+    make("/dev/pts", 0755);
+    if (symlink("pts/ptmx", "/b/dev/ptmx"))
+        fail("/dev");
+}
+
+/* Terminals of its own, as tmux and script make them; 12 us and 2 KiB, so every sandbox has them. */
+static void mount_terminals(void) {
+    if (mount("devpts", "/b/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=666,mode=620,max=" TERMINALS))
+        fail("mounting /dev/pts");
 }
 
 /* In a fork: the files are there, the mounts over them are not. */
@@ -294,6 +323,7 @@ static void make_root(const struct box *b, const char *at, int stacked) {
         bind_devices_again();
     else
         furnish(b, at);
+    mount_terminals();
     for (uint32_t i = 0; i < 2 * r->links; i++)
         next(&at);
     bind_all(r, &at);
@@ -363,7 +393,7 @@ void enter_box(const struct box *b) {
     control = b->control, image = pictured || r->lowers;
     umask(022);
     if (b->cgroup)
-        limit_by_cgroup(b, name);
+        limit_by_cgroup(b, name), limit_cpu(b, name);
     if (image) {
         char from[32];
         snprintf(from, sizeof from, "/m/%d", pictured ? bind_index(first) : 0);

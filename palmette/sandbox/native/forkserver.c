@@ -1,7 +1,7 @@
 /* Starts sandboxes on request: one process per host, single-threaded, with a mount namespace of its own that holds
  * almost nothing, so that a child copies a handful of mounts and not the machine's table.
  *
- *     forkserver SOCKET PROFILE FIRST_UID FILTER CGROUP_VERSION [CGROUP MEMORY_DIRECTORY [PIDS_DIRECTORY [FREEZER]]]
+ *     forkserver SOCKET PROFILE FIRST_UID FILTER CGROUP_VERSION [CGROUP MEMORY_DIRECTORY [PIDS_DIRECTORY [FREEZER [CPU]]]]
  *
  * FIRST_UID is the first of those that sandboxes may have outside; 0 (rootless only) is none but the caller's own.
  *
@@ -34,6 +34,8 @@
 #include <unistd.h>
 
 #define BINDS_MAX 64
+#define CONTROLLERS 4
+#define PROCESSES_WORTH "16384" /* that all sandboxes together weigh against other programs: 16 of 1,024 (v1) */
 #define UIDS 8192 /* from FIRST_UID on */
 #define DROPS_MAX 64
 #define NETS_MAX 64 /* idle network namespaces, some 250 KiB of kernel memory each */
@@ -62,7 +64,7 @@ static const char *trouble; /* what failed in showing something, if it was not t
 static int server, host_mounts, own_mounts, host_root, host_proc, cgroup, user_namespace = -1;
 static enum profile profile;
 static unsigned first_uid;
-static const char *cgroup_name, *cgroup_paths[3]; /* a cgroup of ours below each: v2, or v1 memory, pids, freezer */
+static const char *cgroup_name, *cgroup_paths[CONTROLLERS]; /* a cgroup of ours below each: v2, or v1 in this order */
 
 static void __attribute__((noreturn)) die(const char *stage) {
     send_failure(server, stage, errno);
@@ -265,7 +267,7 @@ static void enter_own_mounts(void) {
 
 static void make_cgroups(void) {
     char at[300];
-    for (int i = 0; i < 3 && cgroup_paths[i]; i++) {
+    for (int i = 0; i < CONTROLLERS && cgroup_paths[i]; i++) {
         snprintf(at, sizeof at, "/cg/%d", i);
         if (show(cgroup_paths[i], at, 0, NEVER))
             die(cgroup_paths[i]);
@@ -276,6 +278,13 @@ static void make_cgroups(void) {
     snprintf(at, sizeof at, "/cg/0/%s/cgroup.subtree_control", cgroup_name);
     if (cgroup == 2)
         write_file(at, "+memory +pids");
+    int fd = cgroup == 2 ? open(at, O_WRONLY | O_CLOEXEC) : -1;
+    if (fd >= 0 && write(fd, "+cpu", 4) < 0)
+        errno = 0; /* not everywhere: a sandbox that needs it is refused by the host */
+    close(fd);
+    snprintf(at, sizeof at, "/cg/3/%s/cpu.shares", cgroup_name);
+    if (cgroup_paths[3])
+        write_file(at, PROCESSES_WORTH);
 }
 
 static int remove_cgroup(int i, const char *name) {
@@ -441,7 +450,7 @@ static void flush_drops(void) {
 /* Remove a dead sandbox's cgroups; false while the kernel still counts a task in them. */
 static int forget(const struct child *c) {
     int gone = 1;
-    for (int i = 0; i < 3 && cgroup_paths[i]; i++)
+    for (int i = 0; i < CONTROLLERS && cgroup_paths[i]; i++)
         gone &= remove_cgroup(i, c->name);
     return gone;
 }
@@ -490,7 +499,7 @@ static void __attribute__((noreturn)) end(void) {
         sweep();
         usleep(5000);
     }
-    for (int i = 0; i < 3 && cgroup_paths[i]; i++)
+    for (int i = 0; i < CONTROLLERS && cgroup_paths[i]; i++)
         for (int tries = 0; !remove_cgroup(i, cgroup_name) && tries < 200; tries++)
             usleep(5000);
     _exit(0);
@@ -550,7 +559,7 @@ int main(int argc, char **argv) {
     server = atoi(argv[1]), profile = atoi(argv[2]), first_uid = atoi(argv[3]), cgroup = atoi(argv[5]);
     int filtered = atoi(argv[4]);
     cgroup_name = strdup(argc > 6 ? argv[6] : "");
-    for (int i = 0; i < 3 && argc > 7 + i; i++)
+    for (int i = 0; i < CONTROLLERS && argc > 7 + i; i++)
         cgroup_paths[i] = strdup(argv[7 + i]);
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0)

@@ -128,7 +128,7 @@ static int keep_root(int target, const char *name, int flat) {
 
 /* Mounts of the sandbox that go along to its new root; device files are mounts only where none could be made. */
 static const char *carry(const char *points, uint32_t count) {
-    static const char devices[] = "/proc\0/dev/null\0/dev/zero\0/dev/full\0/dev/random\0/dev/urandom\0/dev/tty\0";
+    static const char devices[] = "/proc\0/dev/null\0/dev/zero\0/dev/full\0/dev/random\0/dev/urandom\0/dev/tty\0/dev/pts\0";
     for (uint32_t i = 0; i < count; i++, points += strlen(points) + 1)
         if (mount(points, points + 1, NULL, MS_MOVE, NULL))
             return points;

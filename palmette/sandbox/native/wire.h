@@ -23,7 +23,7 @@ enum profile { ROOT, ROOT_INSIDE, ROOTLESS }; /* see profile.py */
  * `lowers` names of layers, topmost first. `layer` numbers the new writable layer where the root is an overlay. */
 struct request {
     uint32_t type, uid, memory_mb, pids, disk_mb, inodes, output_bytes, ttl_ms, gateway, links, binds, directories;
-    uint32_t layer, lowers;
+    uint32_t layer, lowers, cpu_percent; /* of one core, 0: as many as there are */
 };
 
 /* To the fork server, with a socket for the answer (READY and the new root, or FAILED) and a pidfd of the sandbox or its
