@@ -17,6 +17,7 @@ import typer
 from typer.exceptions import TyperException
 
 import palmette
+from palmette.commands import connect
 from palmette.errors import UserError
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ sandbox_app = typer.Typer(no_args_is_help=True, help="See, open and collect sand
 app.add_typer(sandbox_app, name="sandbox")
 images_app = typer.Typer(no_args_is_help=True, help="Root file systems for sandboxes, made without Docker.")
 sandbox_app.add_typer(images_app, name="images")
+connect.add_to(app)
 
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of one in recipes/.")]
 Sets = Annotated[
