@@ -44,6 +44,10 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, e.g. rl.steps=20; repeatable.")
 ]
 Runs = Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")]
+Engine = Annotated[
+    str,
+    typer.Option(metavar="KIND:URL", help="Where the model runs: vllm:http://..., sglang:http://...; here if none."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 AgentName = Annotated[str, typer.Argument(metavar="NAME", help="An agent, as 'palmette agents list' names it.")]
 AgentFile = Annotated[Path | None, typer.Option(metavar="TOML", help="An agent of your own instead (docs/agents.md).")]
@@ -89,6 +93,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of tasks and sampling.")] = 0,
     scaffold: Annotated[str, typer.Option(help="Program that drives the model.")] = "loop",
     sandbox: Annotated[str, typer.Option(help="Host of the sandboxes.")] = "namespace",
+    engine: Engine = "",
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
@@ -106,6 +111,7 @@ def evaluate(
         concurrency=concurrency,
         seed=seed,
         sandbox=sandbox,
+        engine=engine,
     )
     command.evaluate_model(model, plan, runs=runs, as_json=json)
 
@@ -136,12 +142,13 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     key: Annotated[str, typer.Option(help="API key to ask for; any is accepted if not given.")] = "",
+    engine: Engine = "",
     runs: Runs = RUNS,
 ) -> None:
     """Answer the OpenAI protocol with a model."""
     from palmette.commands import serve as command
 
-    command.serve(model, host=host, port=port, key=key, runs=runs)
+    command.serve(model, host=host, port=port, key=key, runs=runs, engine=engine)
 
 
 @app.command()

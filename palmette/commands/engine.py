@@ -1,4 +1,4 @@
-"""``palmette engine check``: what an engine that runs somewhere really does, one line a behaviour."""
+"""Engines on the command line: ours or somebody's server, and ``palmette engine check``, which measures one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import asyncio
 import json
 import os
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
+from palmette.chat.template import Renderer
+from palmette.engine.api import Engine
 from palmette.engine.probe import Finding, Verdict, probe
 from palmette.engine.remote import open_engine
 
@@ -17,6 +20,19 @@ KEY_VARIABLE = (
     "PALMETTE_ENGINE_KEY"  # in the environment and not among the arguments, which everybody on a machine sees
 )
 _STYLES = {Verdict.OK: "green", Verdict.WEAK: "yellow", Verdict.WRONG: "red"}
+
+
+async def engine_of(model_dir: Path, renderer: Renderer, address: str = "", *, max_batch: int = 64) -> Engine:
+    """Return the engine at `address` (``vllm:URL``, ``sglang:URL``, ``URL``), or the model in this process for none.
+
+    Raises `UserError` when nobody is there.
+    """
+    if address:
+        return await open_engine(address, key=os.environ.get(KEY_VARIABLE, ""), stop_ids=renderer.stop_ids)
+    from palmette.engine.local import LocalEngine
+    from palmette.model.load import load_model
+
+    return LocalEngine(load_model(model_dir), stop_ids=renderer.stop_ids, max_batch=max_batch)
 
 
 def check(url: str, *, kind: str, vocab: int, as_json: bool) -> int:

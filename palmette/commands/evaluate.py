@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from palmette.chat.template import Renderer
+from palmette.commands.engine import engine_of
 from palmette.commands.interrupt import run_interruptibly
 from palmette.commands.locate import find_model
 from palmette.engine.api import Sampling
@@ -48,6 +49,7 @@ class Plan:
     seed: int
     scaffold: str
     sandbox: str
+    engine: str = ""  # the address of one elsewhere; the model is then only tokenizer and chat template
 
 
 def evaluate_model(model: str, plan: Plan, *, runs: Path, as_json: bool) -> None:
@@ -86,16 +88,13 @@ def _tasks(named: str, plan: Plan, scratch: Path) -> list[Task]:
 
 
 async def _measure(model_dir: Path, tasks: list[Task], scaffold: Scaffold, plan: Plan) -> Evaluation:
-    from palmette.engine.local import LocalEngine
-    from palmette.model.load import load_model
-
     renderer = Renderer.from_dir(model_dir)
     async with AsyncExitStack() as stack:
         host = open_host(plan.sandbox)
         stack.push_async_callback(host.close)
         for weakness in host.weaknesses():
             print(f"warning: sandboxes ({host.name}): {weakness}", file=sys.stderr)
-        engine = LocalEngine(load_model(model_dir), stop_ids=renderer.stop_ids, max_batch=plan.concurrency)
+        engine = await engine_of(model_dir, renderer, plan.engine, max_batch=plan.concurrency)
         stack.push_async_callback(engine.close)
         gateway = Gateway(engine, renderer)
         await gateway.start()

@@ -1,4 +1,4 @@
-"""``palmette serve``: the OpenAI protocol, answered by a model in this process."""
+"""``palmette serve``: every dialect of the gateway, answered by a model in this process or by an engine elsewhere."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from palmette.chat.template import Renderer
+from palmette.commands.engine import engine_of
 from palmette.commands.interrupt import run_interruptibly
 from palmette.commands.locate import find_model
 from palmette.gateway.app import Gateway
 
 
-def serve(model: str, *, host: str, port: int, key: str, runs: Path) -> None:
-    """Serve a model until Ctrl-C. Raises `UserError` for a model that is not there and a port that is taken."""
+def serve(model: str, *, host: str, port: int, key: str, runs: Path, engine: str = "") -> None:
+    """Serve a model until Ctrl-C. Raises `UserError` for a model that is not there and a port that is taken.
+
+    With an `engine` of another address, `model` gives tokenizer and chat template only.
+    """
     model_dir = find_model(model, runs)
     try:
-        run_interruptibly(_serve(model_dir, host=host, port=port, key=key), notice="")
+        run_interruptibly(_serve(model_dir, host=host, port=port, key=key, address=engine), notice="")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
 
 
-async def _serve(model_dir: Path, *, host: str, port: int, key: str) -> None:
-    from palmette.engine.local import LocalEngine
-    from palmette.model.load import load_model
-
+async def _serve(model_dir: Path, *, host: str, port: int, key: str, address: str) -> None:
     renderer = Renderer.from_dir(model_dir)
     async with AsyncExitStack() as stack:
-        engine = LocalEngine(load_model(model_dir), stop_ids=renderer.stop_ids)
+        engine = await engine_of(model_dir, renderer, address)
         stack.push_async_callback(engine.close)
         gateway = Gateway(engine, renderer, host=host, port=port, public_key=key)
         await gateway.start()
