@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 
 class FinishReason(StrEnum):
@@ -33,12 +35,15 @@ class Completion:
 
     `logprobs_T` are natural logs under the model at temperature 1 without truncation, so that they can be compared
     with a training forward pass; one per sampled token. `version` is the weight version that sampled them.
+    `routes_TLK`, where an engine records them, are the experts (int16) that each token of prompt and completion was
+    sent to in L layers, K of them; -1 for tokens that were not computed, as the last one.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
     version: int
+    routes_TLK: np.ndarray | None = field(default=None, compare=False)
 
 
 Each = Callable[[int, float], None]  # takes a token id and its log-prob, in the event loop that asked

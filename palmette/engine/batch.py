@@ -38,6 +38,13 @@ class _Row:
     request: Request
     ids: list[int]  # prompt and what was sampled; all but the newest token have keys and values
     logprobs: list[float] = field(default_factory=list)
+    routes: list[np.ndarray] = field(default_factory=list)  # experts of those with keys and values, if recorded
+
+    def routes_TLK(self) -> np.ndarray | None:
+        """Return the experts of all tokens that have keys and values, kept in one piece."""
+        if len(self.routes) > 1:
+            self.routes = [np.concatenate(self.routes)]
+        return self.routes[0] if self.routes else None
 
 
 @dataclass(slots=True)
@@ -133,7 +140,7 @@ class Batch:
         for index, answer in reversed(done):
             row = self._rows[index]
             if isinstance(answer, Completion):
-                self._prefix.insert(row.ids[:-1], self._forward.slots, index)
+                self._prefix.insert(row.ids[:-1], self._forward.slots, index, row.routes_TLK())
             self._remove(index)
             row.request.reply(answer)
 
@@ -186,19 +193,33 @@ class Batch:
             self.counts.prefilled += len(row.ids) - start
             while len(row.ids) - start > self._chunk:
                 self._forward.step((), (), [(index, row.ids[start : start + self._chunk], start)])
+                self._keep_routes([(row, self._chunk)])
                 start += self._chunk
             fresh.append((index, row.ids[start:], start))
         logits, _ = self._forward.step([row.ids[-1] for row in old], [len(row.ids) - 1 for row in old], fresh)
+        self._keep_routes([(row, 1) for row in old] + [(self._rows[index], len(ids)) for index, ids, _ in fresh])
         for index in range(self._ready, len(self._rows)):
-            self._prefix.insert(self._rows[index].ids, self._forward.slots, index)
+            row = self._rows[index]
+            self._prefix.insert(row.ids, self._forward.slots, index, row.routes_TLK())
         return logits
+
+    def _keep_routes(self, fed: Sequence[tuple[_Row, int]]) -> None:
+        """Give the rows of the last pass, in its order, the experts of as many tokens as each had in it."""
+        routes_NLK = self._forward.routes_NLK()
+        if routes_NLK is not None:
+            parts = np.split(routes_NLK, np.cumsum([count for _, count in fed])[:-1])
+            for (row, _), part in zip(fed, parts, strict=True):
+                row.routes.append(part)
 
     def _recall(self, index: int) -> int:
         """Copy the cached beginning of an admitted row into its slot; return its length in tokens."""
-        chain = self._chains[self._rows[index]]
+        row = self._rows[index]
+        chain = self._chains[row]
         if chain:
             self._forward.slots.reserve(len(chain) * BLOCK)
             self._prefix.read(chain, self._forward.slots, index)
+            if self._forward.recorder is not None:
+                row.routes.extend(self._prefix.routes(chain))
         self.counts.reused += len(chain) * BLOCK
         return len(chain) * BLOCK
 
@@ -247,7 +268,13 @@ def _answer(row: _Row, version: int) -> Completion | EngineError | None:
         logprobs=tuple(row.logprobs),
         finish_reason=FinishReason.STOP if stopped else FinishReason.LENGTH,
         version=version,
+        routes_TLK=_with_last(row.routes_TLK()),
     )
+
+
+def _with_last(routes_TLK: np.ndarray | None) -> np.ndarray | None:
+    """Add the last token, which nobody has computed."""
+    return None if routes_TLK is None else np.concatenate([routes_TLK, np.full_like(routes_TLK[:1], -1)])
 
 
 def _check_weights(own: Mapping[str, torch.Tensor], new: Mapping[str, torch.Tensor], tied: set[str]) -> None:

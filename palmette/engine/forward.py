@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from palmette.engine.attention import NAME, Plan, Span
 from palmette.engine.cache import Slots, round_up
+from palmette.model.routing import Recorder, record
 
 
 class Forward:
@@ -18,6 +21,7 @@ class Forward:
         self.model = model
         self.slots = Slots(rows)
         self.device = model.device
+        self.recorder: Recorder | None = None
         self._was = model.config._attn_implementation
 
     def take(self) -> None:
@@ -27,6 +31,17 @@ class Forward:
     def restore(self) -> None:
         """Give the model its own attention back."""
         self.model.set_attn_implementation(self._was)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record which experts the tokens of every pass are sent to, while entered. Raises `UserError` without any."""
+        with record(self.model) as self.recorder:
+            yield
+        self.recorder = None
+
+    def routes_NLK(self) -> np.ndarray | None:
+        """Return the experts (int16) of each token of the last pass in L layers, K of them, if they are recorded."""
+        return None if self.recorder is None else self.recorder.choices_NLK().cpu().numpy().astype(np.int16)
 
     def step(
         self,

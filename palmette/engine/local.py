@@ -50,7 +50,8 @@ class LocalEngine:
 
     `threads` is passed to `torch.set_num_threads`, which is one number for the whole process, trainer included (whoever
     sets it last wins); None leaves it alone. On a machine whose cores also run sandboxes, fewer threads than cores are
-    faster than all of them. `noise` is for experiments: see `palmette.engine.noise`.
+    faster than all of them. `noise` is for experiments: see `palmette.engine.noise`. With `record_routes` completions
+    of a mixture of experts say which expert each token was sent to.
 
     Raises `UserError` for a model that cannot run exactly (see `palmette.engine.fit`).
     """
@@ -66,6 +67,7 @@ class LocalEngine:
         threads: int | None = None,
         version: int = 0,
         noise: Noise | None = None,
+        record_routes: bool = False,
     ) -> None:
         if max_batch < 1:
             raise ValueError(f"max_batch must be at least 1, not {max_batch}")
@@ -87,7 +89,8 @@ class LocalEngine:
         chunk = _CHUNK.get(model.device.type, 8192)
         score_chunk = max(64, min(chunk, _LOGIT_BYTES // (4 * self._vocab)))
         self._disturbance = Disturbance(noise or Noise())
-        with self._disturbance.on(model):  # a model that cannot be disturbed is refused now
+        self._recording = self._forward.recording if record_routes else contextlib.nullcontext
+        with self._disturbance.on(model), self._recording():  # a model that does not fit is refused now
             pass
         self._batch = Batch(
             self._forward,
@@ -231,7 +234,7 @@ class LocalEngine:
     def _run(self) -> None:
         error = EngineError("the engine was closed")
         try:
-            with torch.inference_mode(), self._disturbance.on(self._forward.model):
+            with torch.inference_mode(), self._disturbance.on(self._forward.model), self._recording():
                 while self._work():
                     pass
         except BaseException as failure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from palmette.engine.cache import Slots
@@ -28,6 +29,7 @@ class PrefixCache:
         self._blocks: dict[_Key, int] = {}
         self._keys: OrderedDict[int, _Key] = OrderedDict()  # block -> its key, least recently used first
         self._free = list(range(self._capacity - 1, -1, -1))
+        self._routes: dict[int, np.ndarray] = {}  # of blocks whose experts were recorded
 
     @property
     def tokens(self) -> int:
@@ -52,8 +54,12 @@ class PrefixCache:
                 blocks = pool[torch.tensor(chain, device=pool.device)]
                 held[row, :, : len(chain) * BLOCK].unflatten(1, (len(chain), BLOCK)).copy_(blocks.transpose(0, 1))
 
-    def insert(self, token_ids: Sequence[int], slots: Slots, row: int) -> None:
-        """Keep the full blocks of `token_ids`, whose keys and values stand in the slot `row`."""
+    def routes(self, chain: Sequence[int]) -> list[np.ndarray]:
+        """Return the experts _TLK that made the keys and values of these blocks, as `insert` was told."""
+        return [self._routes[block] for block in chain]
+
+    def insert(self, token_ids: Sequence[int], slots: Slots, row: int, routes_TLK: np.ndarray | None = None) -> None:
+        """Keep the full blocks of `token_ids`, whose keys and values stand in the slot `row`, and their experts."""
         count = min(len(token_ids) // BLOCK, self._capacity)
         chain, _ = self._walk(token_ids, count)
         self._touch(chain)
@@ -63,12 +69,16 @@ class PrefixCache:
             chain.append(self._take(key))
         if known < count:
             self._store(chain, known, slots, row)
+            if routes_TLK is not None:
+                for index in range(known, count):
+                    self._routes[chain[index]] = routes_TLK[index * BLOCK : (index + 1) * BLOCK]
             self._touch(chain)
 
     def clear(self) -> None:
         """Forget everything."""
         self._blocks.clear()
         self._keys.clear()
+        self._routes.clear()
         self._free = list(range(self._capacity - 1, -1, -1))
 
     def _walk(self, token_ids: Sequence[int], count: int) -> tuple[list[int], _Key | None]:
@@ -89,6 +99,7 @@ class PrefixCache:
         if not self._free:
             block, old = self._keys.popitem(last=False)
             del self._blocks[old]
+            self._routes.pop(block, None)
             self._free.append(block)
         block = self._free.pop()
         self._blocks[key] = block

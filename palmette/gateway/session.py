@@ -223,6 +223,8 @@ class Session:
 
     def _record(self, call: Call, ask: Ask, walk: Walk, completion: Completion, parsed: Message) -> Turn:
         leaf = self.tree.commit(call.prompt_ids, completion.token_ids, completion.logprobs, completion.version)
+        if completion.routes_TLK is not None:
+            self.tree.write("route", leaf, completion.routes_TLK)
         answer = replace(parsed, tool_calls=tuple(replace(one, id=self._next_call_id()) for one in parsed.tool_calls))
         turn = Turn(
             id=call.id,

@@ -85,7 +85,7 @@ class Recorder:
 
 @contextmanager
 def record(model: PreTrainedModel) -> Iterator[Recorder]:
-    """Keep which experts every router chooses in the forward pass run while entered.
+    """Keep which experts every router chooses in the forward pass run while entered, also one that `disturb` disturbs.
 
     Raises `UserError` for a model that does not fit, `ValueError` inside another `record` or `replay`.
     """
@@ -97,7 +97,7 @@ def record(model: PreTrainedModel) -> Iterator[Recorder]:
         recorder.keep(layer, chosen_by(out, routers[layer]))
         return out
 
-    with instead(routers, call):
+    with _replaced(_stand_ins(routers, call, over=True)):
         yield recorder
 
 
@@ -142,8 +142,11 @@ def replay(model: PreTrainedModel, choices_NLK: Tensor) -> Iterator[None]:
 
 @contextmanager
 def instead(routers: Sequence[nn.Module], call: Callable[..., Any]) -> Iterator[None]:
-    """Run ``call(layer, own forward, *its arguments)`` in place of the forward of each of `routers` while entered."""
-    with _replaced(_stand_ins(routers, call)):
+    """Run ``call(layer, own forward, *its arguments)`` in place of the forward of each of `routers` while entered.
+
+    Only `record` may be entered inside.
+    """
+    with _replaced(_stand_ins(routers, call, within=True)):
         yield
 
 
@@ -179,6 +182,7 @@ class _Instead:
     layer: int
     own: Callable[..., Any]
     call: Callable[..., Any]
+    within: bool  # whether others may stand around it
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         return self.call(self.layer, self.own, *args, **named)
@@ -187,10 +191,13 @@ class _Instead:
 _Attributes = Sequence[tuple[nn.Module, str, Any]]
 
 
-def _stand_ins(routers: Sequence[nn.Module], call: Callable[..., Any]) -> _Attributes:
-    if any(isinstance(router.forward, _Instead) for router in routers):
+def _stand_ins(
+    routers: Sequence[nn.Module], call: Callable[..., Any], *, over: bool = False, within: bool = False
+) -> _Attributes:
+    """Return what runs in place of the routers' forwards: `over` others that may be `within` them, or of their own."""
+    if any(isinstance(r.forward, _Instead) and not (over and r.forward.within) for r in routers):
         raise ValueError("record() and replay() do not nest; leave the outer one first")
-    return [(router, "forward", _Instead(layer, router.forward, call)) for layer, router in enumerate(routers)]
+    return [(r, "forward", _Instead(layer, r.forward, call, within)) for layer, r in enumerate(routers)]
 
 
 @contextmanager

@@ -47,6 +47,17 @@ class EvalConfig(BaseModel):
     temperature: float = Field(default=0.0, ge=0, description="0 is greedy")
 
 
+class NoiseConfig(BaseModel):
+    """What the engine gets wrong on purpose, to see what training makes of it; all 0 is nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    logprob_var: float = Field(default=0.0, ge=0, description="variance of an error on every log-prob that it tells")
+    router_std: float = Field(default=0.0, ge=0, description="of an error on router logits: experts flip")
+    capacity: float = Field(default=0.0, ge=0, description="shares of a pass's tokens an expert takes; 0: no limit")
+    seed: int = Field(default=0, ge=0, description="of the errors")
+
+
 class Recipe(BaseModel):
     """Specialise, then unify."""
 
@@ -70,6 +81,7 @@ class Recipe(BaseModel):
     max_tokens: int = Field(default=256, ge=1, description="most tokens of one turn")
     threads: int = Field(default=0, ge=0, description="threads of torch; 0 leaves it to torch")
     model: ModelConfig = Field(default_factory=ModelConfig, description="what everything starts from")
+    noise: NoiseConfig = Field(default_factory=NoiseConfig, description="errors of the engine, for experiments")
     tasks: dict[str, TasksConfig] = Field(default_factory=dict, description="tasks of each domain")
     sft: SftConfig = Field(default_factory=SftConfig, description="training on demonstrations")
     rl: RlConfig = Field(default_factory=RlConfig, description="reinforcement learning in sandboxes")

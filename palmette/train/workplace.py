@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from palmette.chat.template import Renderer
 from palmette.engine.local import LocalEngine
+from palmette.engine.noise import Noise
 from palmette.envs.grade import Grader
 from palmette.gateway.app import Gateway
 from palmette.model.load import load_model, resolve_model
@@ -77,6 +78,8 @@ async def open_workplace(recipe: Recipe, run: RunDir) -> AsyncIterator[Workplace
             load_model(model_dir, dtype=recipe.model.dtype, device=recipe.model.device),
             stop_ids=renderer.stop_ids,
             max_batch=recipe.concurrency,
+            noise=Noise(**recipe.noise.model_dump()),
+            record_routes="replay" in (recipe.rl.old_logprob, recipe.distil.old_logprob),
         )
         stack.push_async_callback(engine.close)
         gateway = Gateway(engine, renderer)
