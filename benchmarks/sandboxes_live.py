@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from palmette.sandbox import cgroup
 from palmette.sandbox.api import Host, Spec
 from palmette.sandbox.ledger import journals
 from palmette.sandbox.seccomp import stuck_workers
@@ -136,16 +137,16 @@ def _left(owners: set[int]) -> dict[str, int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                groups = (entry / "cgroup").read_text()
+                group = (entry / "cgroup").read_text()
             except OSError:  # it ended meanwhile
                 continue
-            processes += any(mark in groups for mark in marks)
+            processes += any(mark in group for mark in marks)
             processes += int(entry.name) in owners - {os.getpid()}
     temporary = Path(tempfile.gettempdir())
-    groups = Path("/sys/fs/cgroup")
+    groups = [entry for base in cgroup.detect().directories for entry in base.iterdir()]
     return {
         "processes": processes,
-        "cgroups": sum(1 for pid in owners for _ in groups.glob(f"**/palmette-{pid}-*/")),
+        "cgroups": sum(entry.name.startswith(f"palmette-{pid}-") for pid in owners for entry in groups),
         "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
         "network_namespaces": _network_namespaces(),
         "files": sum(1 for _ in temporary.glob("palmette-*")) + sum(journal.pid in owners for journal in journals()),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from palmette.sandbox.api import Bounds, Result, SandboxLost, StartFailed, Status, Usage
 from palmette.sandbox.descriptors import memory_file
 
-_SPAWN, _KILL, _QUIET, _SIGNAL, _COUNT = 1, 2, 3, 4, 5
+_SPAWN, _KILL, _QUIET, _SIGNAL, _COUNT, _JOIN = 1, 2, 3, 4, 5, 6
 _STARTED, _READY, _FAILED, _OUTPUT, _DONE, _QUIETED = 2, 3, 4, 5, 6, 7
 _WORD = struct.Struct("=I")
 _PAIR = struct.Struct("=Ii")
@@ -143,6 +143,11 @@ class Agent:
     async def running(self) -> int:
         """Return how many commands run, as pid 1 says. Raises `SandboxLost`."""
         return await self._ask(_COUNT)
+
+    def join(self, cgroups: Sequence[int]) -> None:
+        """Have pid 1, and all that it starts from now on, join these (sent and closed here); else the sandbox ends."""
+        for fd in cgroups:
+            self._send(_WORD.pack(_JOIN), (fd,))
 
     def take_box(self) -> Box:
         """Return what came with the start; its descriptors are the caller's from now on."""

@@ -21,6 +21,7 @@ from palmette.sandbox.layers import Stack
 from palmette.sandbox.layout import PATH, argv_of
 from palmette.sandbox.ledger import Cost, entry
 from palmette.sandbox.namespace_snapshot import NamespaceSnapshot, settled
+from palmette.sandbox.pause import Pause
 from palmette.sandbox.ports import Reachable, Ways
 from palmette.sandbox.relay import to_address
 from palmette.sandbox.server import START_TIMEOUT_S, Server, explained
@@ -49,7 +50,8 @@ class NamespaceSandbox(Reachable):
         self._working = 0  # transfers under way
         self._changed = True  # since the last snapshot
         self._still = asyncio.Lock()  # held while the files are frozen
-        self._paused = False
+        self._pause = Pause(server.cgroups, name)
+        self._confined = False  # to the memory and processor that it may have
         self._leaving: asyncio.Future[None] | None = None  # the root before the last fork
         server.layers.hold(stack.names)
         self._began = time.monotonic()
@@ -186,21 +188,14 @@ class NamespaceSandbox(Reachable):
         """Stop every process where it is. Idempotent. Raises `SandboxLost`, and `SandboxError` without a freezer."""
         async with self._still:
             self._alive()
-            if not self._server.cgroups.freezes:
-                raise SandboxError(f"sandbox {self._id} cannot be paused: no cgroup freezer here")
-            if not self._paused:
-                self._paused = True
-                left_s = self._spec.ttl_s - (time.monotonic() - self._began)
-                asyncio.get_running_loop().call_later(max(left_s, 0), self._expire)
-                if not await asyncio.to_thread(self._server.cgroups.freeze, self._id):
-                    self._resume()
-                    raise SandboxError(f"sandbox {self._id} cannot be paused: a process does not stop")
+            left_s = self._spec.ttl_s - (time.monotonic() - self._began)
+            await self._pause.begin(left_s, lambda: self._end("its time to live ended"))
 
     async def resume(self) -> None:
         """Let the processes go on. Idempotent. Raises `SandboxLost`."""
         async with self._still:
             self._alive()
-            self._resume()
+            self._pause.end()
 
     def cost(self) -> Cost:
         """Return what it has used so far, by the commands that have ended."""
@@ -253,7 +248,7 @@ class NamespaceSandbox(Reachable):
         await self._host.throttle_kill()
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        self._resume()  # a frozen process does not die
+        self._pause.end()  # a frozen process does not die
         await readable(pidfd, timeout_s=10.0)
         os.close(pidfd)
 
@@ -283,8 +278,11 @@ class NamespaceSandbox(Reachable):
             async with self._still:
                 pass
         agent = self._alive()
-        if self._paused:
+        if self._pause.holds:
             raise Busy(f"sandbox {self._id} is paused: resume it first")
+        if not self._confined:
+            agent.join(self._server.cgroups.confine(self._id, self._spec.limits))
+            self._confined = True
         self._changed = True
         return agent
 
@@ -310,7 +308,7 @@ class NamespaceSandbox(Reachable):
         """Hold the sandbox still: its files as they are, and when it has a new layer of its own over them."""
         async with self._still:
             agent = self._alive()
-            if self._paused:
+            if self._pause.holds:
                 raise Busy(f"sandbox {self._id} is paused: resume it first")
             busy = (self._working or await agent.quiet()) if self._changed else 0
             if busy:
@@ -373,19 +371,9 @@ class NamespaceSandbox(Reachable):
         finally:
             self._working -= 1
 
-    def _resume(self) -> None:
-        if self._paused:
-            self._paused = False
-            self._server.cgroups.thaw(self._id)
-
-    def _expire(self) -> None:
-        """End it if it is paused still: its pid 1 cannot keep the time."""
-        if self._paused:
-            self._end("its time to live ended")
-
     def _suspect(self, timeout_s: float) -> None:
         """A command should have ended long ago: unless it is paused, its pid 1 does not do its work."""
-        if self._paused and self._lost is None:
+        if self._pause.holds and self._lost is None:
             asyncio.get_running_loop().call_later(timeout_s + 30, self._suspect, timeout_s)
         else:
             self._end("its first process does not answer")

@@ -397,6 +397,8 @@ static void listen_to_host(void) {
             for (int i = 0; i < COMMANDS_MAX; i++)
                 if (commands[i].used == 1 && !commands[i].exited && commands[i].id == g.id)
                     kill(-commands[i].pid, (int)g.number);
+        } else if (type == JOIN && (fds[0] < 0 || write(fds[0], "0", 1) != 1)) {
+            _exit(1); /* nothing may run here without its limits */
         } else if (type == COUNT && (size_t)n == sizeof(struct quiet)) {
             struct quieted answer = {QUIETED, 0, running()};
             memcpy(&answer.id, buffer + sizeof type, sizeof answer.id);

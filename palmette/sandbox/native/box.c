@@ -92,47 +92,31 @@ static void make(const char *path, mode_t mode) {
 static void limit_by_cgroup(const struct box *b, const char *name) {
     const struct request *r = &b->request;
     char at[400], value[32];
-    for (int i = 0; i < 2; i++) {
-        const char *base = b->cgroup == 2 ? "/cg/0" : i ? "/cg/1" : "/cg/0";
+    for (int i = b->cgroup == 1; i < 2; i++) { /* v1: memory and processor are limited before the first command */
+        const char *base = b->cgroup == 2 ? "/cg/0" : "/cg/1";
         snprintf(at, sizeof at, "%s/%s", base, name);
         if (mkdir(at, 0755) && errno != EEXIST)
             fail("making a cgroup");
         snprintf(value, sizeof value, "%llu", i ? r->pids + 1ULL : (unsigned long long)r->memory_mb << 20);
-        const char *file = i ? "pids.max" : b->cgroup == 2 ? "memory.max" : "memory.limit_in_bytes";
+        const char *file = i ? "pids.max" : "memory.max";
         snprintf(at, sizeof at, "%s/%s/%s", base, name, file);
         if (put(at, value))
             fail(i ? "setting the process limit" : "setting the memory limit");
-        if (!i) { /* swap would widen the limit; either file may be missing */
-            const char *swap = b->cgroup == 2 ? "memory.swap.max" : "memory.memsw.limit_in_bytes";
-            snprintf(at, sizeof at, "%s/%s/%s", base, name, swap);
-            if (access(at, W_OK) == 0)
-                put(at, b->cgroup == 2 ? "0" : value);
-        }
+        snprintf(at, sizeof at, "%s/%s/memory.swap.max", base, name); /* swap would widen the limit */
+        if (!i && access(at, W_OK) == 0)
+            put(at, "0");
     }
-    for (int i = 0; i < (b->cgroup == 2 ? 1 : 2); i++) {
-        snprintf(at, sizeof at, "/cg/%d/%s/cgroup.procs", i, name);
-        if (put(at, "0"))
-            fail("joining a cgroup");
-    }
+    snprintf(at, sizeof at, "/cg/%d/%s/cgroup.procs", b->cgroup == 1, name);
+    if (put(at, "0"))
+        fail("joining a cgroup");
 }
 
-/* A cgroup of its own gives each sandbox the same share of the processor as the next, however many processes it has. */
 static void limit_cpu(const struct box *b, const char *name) {
-    uint32_t percent = b->request.cpu_percent;
     char at[400], value[32];
-    const char *base = b->cgroup == 2 ? "/cg/0" : "/cg/3", *file = b->cgroup == 2 ? "cpu.max" : "cpu.cfs_quota_us";
-    snprintf(at, sizeof at, "%s/%s", base, name);
-    if (b->cgroup == 1 && access(base, F_OK))
-        return;
-    if (b->cgroup == 1 && mkdir(at, 0755) && errno != EEXIST)
-        fail("making a cgroup");
-    snprintf(at, sizeof at, "%s/%s/%s", base, name, file);
-    snprintf(value, sizeof value, b->cgroup == 2 ? "%u 100000" : "%u", percent * 1000);
-    if (percent && put(at, value)) /* of a period of 100 ms */
+    snprintf(at, sizeof at, "/cg/0/%s/cpu.max", name);
+    snprintf(value, sizeof value, "%u 100000", b->request.cpu_percent * 1000); /* of a period of 100 ms */
+    if (b->cgroup == 2 && b->request.cpu_percent && put(at, value))
         fail("setting the processor limit");
-    snprintf(at, sizeof at, "%s/%s/cgroup.procs", base, name);
-    if (b->cgroup == 1 && put(at, "0"))
-        fail("joining a cgroup");
 }
 
 static void limit_by_rlimit(const struct box *b) {

@@ -8,7 +8,7 @@
 #include <sys/types.h>
 
 enum to_host { SERVER_READY = 1, STARTED, READY, FAILED, OUTPUT, DONE, QUIETED };
-enum to_agent { SPAWN = 1, KILL, QUIET, SIGNAL, COUNT };
+enum to_agent { SPAWN = 1, KILL, QUIET, SIGNAL, COUNT, JOIN };
 enum to_server { START = 1, ROTATE, DROP, SOCKET };
 enum how { EXITED, SIGNALLED, TIMED_OUT };
 enum profile { ROOT, ROOT_INSIDE, ROOTLESS }; /* see profile.py */
@@ -54,6 +54,11 @@ struct spawn {
 
 struct kill {
     uint32_t type, id;
+};
+
+/* With the file of a cgroup to write 0 to: a limit for all that is started from now on. */
+struct join {
+    uint32_t type;
 };
 
 /* For the process group of a command. */
