@@ -142,8 +142,8 @@ def show(directory: Path, *, as_json: bool) -> None:
 
 
 def _record(task: Task) -> dict[str, Any]:
-    names = ("name", "domain", "split", "tier", "skills", "workdir", "agent_timeout_s", "instruction")
-    return {name: getattr(task, name) for name in names} | {"path": str(task.path)}
+    known = asdict(task) | {"path": str(task.path)}
+    return {name: value for name, value in known.items() if name != "separate_verifier"}
 
 
 def _show_one(task: Task, *, as_json: bool) -> None:
@@ -170,16 +170,45 @@ def _show_one(task: Task, *, as_json: bool) -> None:
 
 
 def stats(directory: Path, *, as_json: bool) -> None:
-    """Print how many tasks there are by domain, split and tier, and how often each skill is needed."""
+    """Print how many tasks there are by domain, split and tier, what they need, and what the two splits share."""
     tasks = load_tasks(directory)
     counts = Counter((task.domain, task.split, task.tier) for task in tasks)
     skills = Counter(skill for task in tasks for skill in task.skills)
+    licenses = Counter(task.license or "not named" for task in tasks)
+    shared = {what: sorted(_shared(tasks, what)) for what in ("template", "source")}
     if as_json:
-        rows = [{"domain": d, "split": s, "tier": t, "tasks": n} for (d, s, t), n in sorted(counts.items())]
-        print(json.dumps({"tasks": len(tasks), "by": rows, "skills": dict(skills.most_common())}, indent=1))
+        rows = [
+            {"domain": d, "split": s, "tier": t, "tasks": n, **_reference(tasks, d, s, t)}
+            for (d, s, t), n in sorted(counts.items())
+        ]
+        told = {"tasks": len(tasks), "by": rows, "skills": dict(skills.most_common()), "licenses": dict(licenses)}
+        print(json.dumps(told | {"shared_by_splits": shared}, indent=1))
         return
-    table = Table("domain", "split", "tier", "tasks", box=None, pad_edge=False)
+    table = Table("domain", "split", "tier", "tasks", "steps", "tokens", "pass rate", box=None, pad_edge=False)
     for (name, split, tier), number in sorted(counts.items()):
-        table.add_row(escape(name), split, str(tier), str(number))
+        measured = _reference(tasks, name, split, tier).values()
+        table.add_row(
+            escape(name), split, str(tier), str(number), *("-" if m is None else f"{m:.3g}" for m in measured)
+        )
     Console().print(table)
     print(f"{len(tasks)} tasks; skills: " + (", ".join(f"{s} {n}" for s, n in skills.most_common()) or "none named"))
+    print("licences: " + ", ".join(f"{name} {n}" for name, n in licenses.most_common()))
+    for what, names in shared.items():
+        if names:
+            print(f"train and heldout share {len(names)} {what}s: {', '.join(names[:6])}")
+
+
+def _shared(tasks: Sequence[Task], what: str) -> set[str]:
+    """Return the templates or sources that tasks of both splits have."""
+    train, heldout = ({getattr(t, what) for t in tasks if t.split == split} for split in ("train", "heldout"))
+    return (train & heldout) - {""}
+
+
+def _reference(tasks: Sequence[Task], domain: str, split: str, tier: int) -> dict[str, float | None]:
+    """Return the means of what is known about the work of some tasks."""
+    some = [t.complexity for t in tasks if (t.domain, t.split, t.tier) == (domain, split, tier)]
+    means: dict[str, float | None] = {}
+    for name in ("steps", "tokens", "pass_rate"):
+        known = [value for complexity in some if (value := getattr(complexity, name)) is not None]
+        means[name] = sum(known) / len(known) if known else None
+    return means

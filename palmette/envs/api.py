@@ -9,11 +9,30 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 Split = Literal["train", "heldout"]
+INTENTS = ("specification", "request", "colloquial")  # from everything said to hardly anything, the same verifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complexity:
+    """How much work a task is, measured; None where it was not.
+
+    `steps` and `tokens` are of the reference: its tool calls, and the words and marks in their arguments.
+    `pass_rate` is that of the policy `rated_by`.
+    """
+
+    steps: int | None = None
+    tokens: int | None = None
+    pass_rate: float | None = None
+    rated_by: str = ""
+
+
+NO_COMPLEXITY = Complexity()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +50,12 @@ class Task:
     tier: int = 1
     split: Split = "train"
     skills: tuple[str, ...] = ()
+    intent: str = ""  # how it is phrased, one of INTENTS; "" where nobody knows
+    template: str = ""  # what it was made from: the two splits share none where they are split by it
+    source: str = ""  # where it comes from: a generator, a repository, a data set
+    license: str = ""
+    provenance: str = ""
+    complexity: Complexity = NO_COMPLEXITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +80,8 @@ class Draft:
     name: str
     domain: str
     instruction: str
-    files: dict[str, str]  # path below the work directory -> text
-    test_files: dict[str, str]  # path below /tests -> text; holds "test.sh"
+    files: Mapping[str, str | bytes]  # path below the work directory -> content
+    test_files: Mapping[str, str]  # path below /tests -> text; holds "test.sh"
     steps: tuple[Step, ...]  # ends with the tool "submit"
     tier: int
     split: Split
@@ -65,6 +90,16 @@ class Draft:
     git: bool = False  # the work directory is a git repository with its files committed
     provenance: str = "generated"
     metadata: dict[str, str] = field(default_factory=dict)
+    modes: Mapping[str, int] = field(default_factory=dict)  # permission bits of files that are not plain ones
+    histories: Mapping[str, str] = field(default_factory=dict)  # directory -> script that makes its git repository
+    phrasings: Mapping[str, str] = field(default_factory=dict)  # level of INTENTS -> instruction
+    intent: str = "request"
+    template: str = ""  # the domain and the tier where it is empty
+    source: str = "palmette"
+    license: str = "Apache-2.0"
+    agent_timeout_s: float = 120.0
+    verifier_timeout_s: float = 60.0
+    solution: str = ""  # solve.sh as it is, where the reference is not a list of steps
 
 
 class Domain(Protocol):

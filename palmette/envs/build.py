@@ -19,7 +19,7 @@ def drafts(name: str, *, count: int, tiers: Sequence[int], split: Split, seed: i
     if unknown or not tiers:
         raise UserError(f"{name} has no tier {unknown}; it has {list(source.tiers)}")
     rng = random.Random(f"{name}/{split}/{seed}")
-    seen: set[tuple[str, ...]] = set()
+    seen: set[tuple[str | bytes, ...]] = set()
     made: list[Draft] = []
     while len(made) < count:
         number = len(made)

@@ -271,7 +271,7 @@ def _serve(check: dict) -> None:
         process = _start(check["argv"], sink)
         try:
             for ask in check["asks"]:
-                status, body = _ask(check["port"], ask, ends)
+                status, body = _ask(check["port"], ask, ends, process)
                 if status != ask.get("status", 200):
                     raise Missed(f"{ask['path']} is answered by {status}")
                 if "text" in ask:
@@ -282,15 +282,15 @@ def _serve(check: dict) -> None:
                 raise Missed("the server would not end")
 
 
-def _ask(port: int, ask: dict, ends: float) -> tuple:
-    """Return (status, body) of an HTTP request, asked again until somebody listens or the time is over."""
+def _ask(port: int, ask: dict, ends: float, process: subprocess.Popen) -> tuple:
+    """Return (status, body) of an HTTP request, asked again until somebody listens, or nobody is left who could."""
     body = ask.get("body", "").encode()
     head = (
         f"{ask.get('method', 'GET')} {ask['path']} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     while True:
         left = ends - time.monotonic()
-        if left <= 0:
+        if left <= 0 or (process.poll() is not None and not _children()):
             raise Missed(f"nothing answers on port {port}")
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=left) as line:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import tempfile
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from palmette.envs.api import Draft, Step, Task
+from palmette.envs.api import Complexity, Draft, Step, Task
 from palmette.errors import UserError
 from palmette.sandbox.dockerfile import read_dockerfile
 
@@ -63,6 +65,12 @@ def load_task(directory: Path) -> Task:
         tier=_tier(meta, path),
         split="heldout" if meta.get("split") == "heldout" else "train",
         skills=tuple(map(str, meta.get("skills", ()))) if isinstance(meta.get("skills", []), list) else (),
+        intent=str(meta.get("intent", "")),
+        template=str(meta.get("template", "")),
+        source=str(meta.get("source", "")),
+        license=str(meta.get("license", "")),
+        provenance=str(meta.get("provenance", "")),
+        complexity=_complexity(meta, path),
     )
 
 
@@ -111,16 +119,24 @@ def _write_files(draft: Draft, root: Path) -> None:
     _write_tree(root / "environment" / "files", draft.files)
     _write_tree(root / "tests", draft.test_files)
     steps = [{"tool": s.tool, "arguments": s.arguments, "observation": s.observation} for s in draft.steps]
-    _write_tree(root / "solution", {"steps.json": json.dumps(steps, indent=1) + "\n", "solve.sh": _solve_script(draft)})
+    _write_tree(root / "solution", {"solve.sh": draft.solution or _solve_script(draft)})
+    if steps:
+        _write_tree(root / "solution", {"steps.json": json.dumps(steps, indent=1) + "\n"})
+    for level, text in draft.phrasings.items():
+        _write_tree(root / "phrasings", {f"{level}.md": text + "\n"})
+    for path, mode in draft.modes.items():
+        (root / "environment" / "files" / path).chmod(mode)
+    for folder, script in draft.histories.items():
+        _make_repository(root / "environment" / "files" / folder, script)
     if draft.git:
-        _commit(root / "environment" / "files")
+        _make_repository(root / "environment" / "files", _COMMIT_ALL)
 
 
-def _write_tree(root: Path, files: dict[str, str]) -> None:
-    for name, text in files.items():
+def _write_tree(root: Path, files: Mapping[str, str | bytes]) -> None:
+    for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def _solve_script(draft: Draft) -> str:
@@ -144,19 +160,24 @@ def _edit_arguments(step: Step) -> tuple[str, str, str]:
     return step.arguments["path"], step.arguments["old"], step.arguments["new"]
 
 
-def _commit(directory: Path) -> None:
-    """Make the directory a git repository with one commit of everything, the same bytes on every machine."""
+_COMMIT_ALL = "git init -q -b main --template= . && git add -A && git commit -q -m 'Initial import'"
+
+
+def _make_repository(directory: Path, script: str) -> None:
+    """Run a script of git commands in a directory, so that it makes the same commits on every machine."""
+    directory.mkdir(parents=True, exist_ok=True)
     env = {
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
         "GIT_CONFIG_GLOBAL": "/dev/null",
         "GIT_CONFIG_SYSTEM": "/dev/null",
         **{f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in _IDENTITY.items()},
     }
-    script = "git init -q -b main --template= . && git add -A && git commit -q -m 'Initial import'"
-    done = subprocess.run(["sh", "-c", script], cwd=directory, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", "-e", "-c", script], cwd=directory, env=env, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise UserError(
-            f"git could not commit the files of {directory}: {done.stderr.strip()[:200]}; is git installed?"
+            f"git could not make the repository of {directory}: {done.stderr.strip()[:200]}; is git installed?"
         )
 
 
@@ -166,6 +187,8 @@ _IDENTITY = {"NAME": "Palmette", "EMAIL": "tasks@palmette.invalid", "DATE": "202
 def _task_toml(draft: Draft) -> str:
     skills = ", ".join(json.dumps(skill) for skill in draft.skills)
     extra = "".join(f"{key} = {json.dumps(value)}\n" for key, value in draft.metadata.items())
+    if draft.steps:
+        extra += f"reference_steps = {len(draft.steps)}\nreference_tokens = {_tokens(draft.steps)}\n"
     return f"""\
 schema_version = "{_SCHEMA}"
 artifacts = ["/app"]
@@ -179,14 +202,17 @@ domain = {json.dumps(draft.domain)}
 tier = {draft.tier}
 split = {json.dumps(draft.split)}
 skills = [{skills}]
+intent = {json.dumps(draft.intent)}
+template = {json.dumps(draft.template or f"{draft.domain}/{draft.tier}")}
+source = {json.dumps(draft.source)}
 provenance = {json.dumps(draft.provenance)}
-license = "Apache-2.0"
+license = {json.dumps(draft.license)}
 {extra}
 [agent]
-timeout_sec = 120.0
+timeout_sec = {draft.agent_timeout_s!r}
 
 [verifier]
-timeout_sec = 60.0
+timeout_sec = {draft.verifier_timeout_s!r}
 environment_mode = "separate"
 
 [environment]
@@ -230,6 +256,23 @@ def _seconds(table: dict[str, Any], default: float, path: Path) -> float:
             f"{_line_of(path, 'timeout_sec', value)}: timeout_sec must be a number of seconds, not {value!r}"
         )
     return float(value)
+
+
+def _complexity(meta: dict[str, Any], path: Path) -> Complexity:
+    numbers: dict[str, Any] = {}
+    for key, name in (("reference_steps", "steps"), ("reference_tokens", "tokens"), ("pass_rate", "pass_rate")):
+        value = meta.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise UserError(f"{_line_of(path, key, value)}: {key} must be a number, not {value!r}")
+        numbers[name] = value
+    return Complexity(**numbers, rated_by=str(meta.get("rated_by", "")))
+
+
+def _tokens(steps: tuple[Step, ...]) -> int:
+    """Return how many words and marks the reference's calls have: a measure that no tokenizer changes."""
+    return sum(
+        len(re.findall(r"\w+|[^\w\s]", text)) for step in steps for text in (step.tool, *step.arguments.values())
+    )
 
 
 def _tier(meta: dict[str, Any], path: Path) -> int:
