@@ -6,6 +6,7 @@ step (`Totals`), and so is every metric: the values of partial batches simply ad
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,15 +20,17 @@ Ratio = Literal["token", "turn", "sequence"]
 Exponent = Literal["product", "geometric_mean"]
 Mean = Literal["units", "sample"]
 Gate = Literal["none", "tis", "icepop"]
+_LOG_RATIO = 20.0  # of either sign: beyond, ratios are all alike and their products overflow
 Terms = tuple[Tensor, dict[str, Tensor]]  # a scalar loss, and metrics that add up over micro-batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """Clip range of a ratio: [1 - low, 1 + high]."""
+    """Clip range of a ratio: [1 - low, 1 + high], and what it counts at most where the advantage is negative."""
 
     low: float
     high: float
+    cap: float = math.inf
 
 
 def nll(logprob_M: Tensor, totals: Totals) -> Terms:
@@ -53,9 +56,9 @@ def policy_gradient(
     the mean over its tokens of min(r A_t, clip(r) A_t). Where A is constant over a unit this is exactly
     min(r_u A_u, clip(r_u) A_u) in value and gradient (KAT-Coder-V2 section 3.3.1 with product and turn; GSPO,
     arXiv 2507.18071 eq. 5 with geometric_mean and sequence; DAPO, arXiv 2503.14476 eq. 8 with token); where it differs
-    from token to token it is GSPO-token (eq. 13 there). `mean` = "units" averages over all units of the step;
-    "sample" first over the units of a sequence (KAT's 1/N). `gate_M` multiplies each pair's term and carries no
-    gradient. All pairs of a unit must be here.
+    from token to token it is GSPO-token (eq. 13 there). Where A is negative only `clip.cap` bounds r from above (dual
+    clip, arXiv 1912.09729). `mean` = "units" averages over all units of the step; "sample" first over the units of a
+    sequence (KAT's 1/N). `gate_M` multiplies each pair's term, without gradient. All pairs of a unit must be here.
     """
     size_M = _sizes(pairs, ratio).to(logprob_M.dtype)
     log_ratio_M = logprob_M - pairs.old_logprob_M.to(logprob_M.dtype)
@@ -63,10 +66,12 @@ def policy_gradient(
     scale_M = size_M if exponent == "product" else torch.ones_like(size_M)
     # The value is the unit's ratio; the gradient of a token flows through its own log-prob only.
     log_r_M = total_M * scale_M / size_M + scale_M * (log_ratio_M - log_ratio_M.detach())
-    r_M = log_r_M.exp()
+    r_M = log_r_M.clamp(-_LOG_RATIO, _LOG_RATIO).exp()
     clipped_M = r_M.clamp(1 - clip.low, 1 + clip.high)
     advantage_M = pairs.advantage_M.to(logprob_M.dtype)
     objective_M = torch.minimum(r_M * advantage_M, clipped_M * advantage_M)
+    if math.isfinite(clip.cap):
+        objective_M = torch.where(advantage_M < 0, torch.maximum(objective_M, clip.cap * advantage_M), objective_M)
     if gate_M is not None:
         objective_M = objective_M * gate_M.detach()
     weight_M = _weights(pairs, size_M, ratio, mean, totals)

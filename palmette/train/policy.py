@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +57,11 @@ class OnPolicyConfig(BaseModel):
     clip_high: float | None = Field(
         default=None, gt=0, description="ratios above 1 + clip_high are cut; unset: 0.28, or 4e-4 for geometric means"
     )
+    clip_cap: float = Field(
+        default=3.0,
+        ge=0,
+        description="the most a ratio counts where the advantage is negative (dual clip); 0: no bound",
+    )
     mean: Literal["units", "sample"] = Field(
         default="units", description="average over all units of the step, or first over those of a sequence"
     )
@@ -94,7 +100,7 @@ class OnPolicyConfig(BaseModel):
         """The clip range, which has another size for each kind of ratio."""
         mean = self.ratio != "token" and self.exponent == "geometric_mean"
         low, high = (3e-4, 4e-4) if mean else (0.2, 0.28)
-        return Clip(low=self.clip_low or low, high=self.clip_high or high)
+        return Clip(low=self.clip_low or low, high=self.clip_high or high, cap=self.clip_cap or math.inf)
 
     @property
     def drawn(self) -> bool:

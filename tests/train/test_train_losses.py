@@ -187,3 +187,14 @@ def test_the_variance_of_ratios_is_told() -> None:
     assert float(metrics["ratio_var"]) == pytest.approx((1 + 4 + 0.25) / 3)
     _, metrics = _pg(RATIOS, ADVANTAGE, TURN, ratio="turn")
     assert float(metrics["ratio_var"]) == pytest.approx((25 + 0.25) / 2)
+
+
+def test_a_bad_ratio_is_bounded_where_the_advantage_is_negative() -> None:
+    logprob = _row(0, math.log(5), 0, 200).requires_grad_()
+    turn, advantage = torch.tensor([[-1, 0, -1, 1]]), _row(0, -2, 0, -1)
+    for cap, expected in ((3.0, 3 * -2 + 3 * -1), (math.inf, 5 * -2 - math.exp(20))):
+        loss, _ = _pg(logprob, advantage, turn, clip=Clip(low=0.2, high=0.28, cap=cap))
+        (grad,) = torch.autograd.grad(loss, logprob)
+        assert float(loss.detach()) == pytest.approx(-expected / 2)
+        assert torch.isfinite(grad).all()
+        assert (grad[0, 1] != 0) == (cap > 5)
