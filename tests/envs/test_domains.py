@@ -51,7 +51,7 @@ def test_train_and_heldout_share_no_invented_name(name: str) -> None:
     def names(split: Split) -> set[str]:
         found = drafts(name, count=60, tiers=DOMAINS[name].tiers, split=split, seed=1)
         paths = [part for draft in found for path in draft.files for part in re.findall(r"[a-z]{4,}", path)]
-            return set(paths) - FIXED
+        return set(paths) - FIXED
 
     train, heldout = names("train"), names("heldout")
     assert len(train) > 60
@@ -92,7 +92,7 @@ def test_every_bug_of_a_function_changes_one_of_its_cases(function) -> None:
 
 def test_an_edit_of_an_swe_task_is_unambiguous_and_gives_the_right_file() -> None:
     for draft in drafts("swe", count=60, tiers=(1, 2, 3), split="train", seed=5):
-        files = dict(draft.files)
+        files = {path: str(body) for path, body in draft.files.items()}
         for step in draft.steps:
             if step.tool == "edit":
                 path, old, new = (step.arguments[key] for key in ("path", "old", "new"))

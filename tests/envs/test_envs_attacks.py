@@ -64,7 +64,7 @@ async def test_no_attack_scores_on_a_generated_task(name: str, host: Host, tmp_p
 async def test_a_verifier_that_runs_pytest_where_the_agent_worked_is_found_out(host: Host, tmp_path: Path) -> None:
     draft = bug({})
     module = next(path for path in draft.files if path.startswith("tests/"))
-    hidden = draft.files[module] + "\ndef test_hidden():\n    assert False, 'only a cheat gets here'\n"
+    hidden = str(draft.files[module]) + "\ndef test_hidden():\n    assert False, 'only a cheat gets here'\n"
     task = write_task(replace(draft, test_files={"test.sh": NAIVE_PYTEST, "test_hidden.py": hidden}), tmp_path / "x")
     script = next(attack for attack in attacks_on("swe") if attack.name == "exit_zero").script
     sandbox = await host.start(spec_for(task, owner="test"))
