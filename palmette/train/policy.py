@@ -60,7 +60,7 @@ class OnPolicyConfig(BaseModel):
     clip_cap: float = Field(
         default=3.0,
         ge=0,
-        description="the most a ratio counts where the advantage is negative (dual clip); 0: no bound",
+        description="the most a ratio counts where the advantage is negative (dual clip); 0: none",
     )
     mean: Literal["units", "sample"] = Field(
         default="units", description="average over all units of the step, or first over those of a sequence"
