@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,12 +11,16 @@ from palmette.errors import UserError
 
 engine_app = typer.Typer(no_args_is_help=True, help="Look at an engine that runs somewhere: vLLM, SGLang, or our own.")
 KINDS = ("auto", "vllm", "sglang")
+_Runs = Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")]
+_Runs = Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")]
 _Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to an app."""
     app.add_typer(engine_app, name="engine")
+    app.command("export")(export)
+    app.command("import")(import_)
 
 
 @engine_app.command("check")
@@ -31,3 +36,28 @@ def engine_check(
     if kind not in KINDS:
         raise UserError(f"--kind {kind}: an engine is one of {', '.join(KINDS)}")
     raise typer.Exit(engine.check(url, kind=kind, vocab=vocab, as_json=json))
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name or directory of a run.")],
+    form: Annotated[str, typer.Option("--format", help="atif, swebench (predictions), or jsonl.")],
+    out: Annotated[Path, typer.Option(help="Where to write: a directory for atif, a file for the others.")],
+    stage: Annotated[str, typer.Option(help="Only the rollouts of this stage.")] = "",
+    model: Annotated[str, typer.Option(help="What to call the model; the run's name if not given.")] = "",
+    runs: _Runs = Path("runs"),
+) -> None:
+    """Write a run's rollouts for other tools to read."""
+    from palmette.commands import exchange
+
+    exchange.export(run, runs=runs, form=form, out=out, stage=stage, model=model)
+
+
+def import_(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="ATIF documents, or directories of them.")],
+    name: Annotated[str, typer.Option(help="Name of the run to make.")] = "import",
+    runs: _Runs = Path("runs"),
+) -> None:
+    """Make a run of trajectories in ATIF, token for token where they hold the tokens."""
+    from palmette.commands import exchange
+
+    exchange.import_files(files, name=name, runs=runs)

@@ -63,6 +63,28 @@ async def prepare_clean(sandbox: Sandbox, task: Task) -> None:
         await sandbox.exec("rm -rf ./* ./.[!.]* ./..?*")
 
 
+@lru_cache(maxsize=16)
+def work_directory(task: Task) -> dict[str, tuple[bytes, bool]]:
+    """Return the files that an agent finds in the work directory, by path below it: content, and if it is executable.
+
+    Remembered for a few tasks. Raises `UserError` for a Dockerfile outside the subset.
+    """
+    path = task.path / "environment" / "Dockerfile"
+    image = _image(path, store())
+    placed = [(Path(image.root) / task.workdir.lstrip("/"), "")] if image else []
+    for copy in _read(path).copies:
+        target = f"{copy.target.rstrip('/')}/"
+        if target.startswith(f"{task.workdir}/"):
+            placed.append((copy.source, target.removeprefix(f"{task.workdir}/")))
+    found: dict[str, tuple[bytes, bool]] = {}
+    for source, below in placed:
+        for file in sorted(source.rglob("*")) if source.is_dir() else [source]:
+            if file.is_file() and not file.is_symlink():
+                name = below + str(file.relative_to(source)) if source.is_dir() else below.rstrip("/")
+                found[name] = file.read_bytes(), bool(file.stat().st_mode & 0o100)
+    return found
+
+
 async def _put(sandbox: Sandbox, copy: Copy) -> None:
     if copy.source.is_dir():
         await sandbox.upload(tar_directory(copy.source), copy.target)

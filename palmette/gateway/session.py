@@ -60,8 +60,9 @@ class Session:
     `requests` are those for an answer that could be read, in order of arrival, repeated ones included.
 
     `conversation` is everything said, once, as plain dicts in order of arrival: ``role``, ``content``,
-    ``tool_calls`` (name and arguments), ``turn``, and on sampled messages ``prompt_tokens``, ``completion_tokens``
-    and ``leaf`` (the tree's node id).
+    ``tool_calls`` (name and arguments), ``turn``, ``parent`` (index of the message before it, None for a first one:
+    this is a tree; what is said again after other words is there again), and on sampled messages ``prompt_tokens``,
+    ``completion_tokens`` and ``leaf`` (the node id in the tree of tokens).
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Session:
         self._honour = honour_sampling
         self._tokenising = tokenising
         self._known = Known()
-        self._said: set[Digest] = set()
+        self._said: dict[Digest, int] = {}  # where in `conversation`
         self._asked = self._issued = 0  # requests, and ids of tool calls
         self._under_way: set[asyncio.Task[Turn]] = set()
         self._named: dict[str, Call] = {}
@@ -166,7 +167,7 @@ class Session:
         fork.tree = Tree.restore((at, replace(node, arrays=dict(node.arrays))) for at, node in nodes)
         fork.turns, fork.failure = self.turns, self.failure
         fork.conversation = [dict(said) for said in self.conversation]
-        fork._known, fork._said = self._known.copy(), set(self._said)
+        fork._known, fork._said = self._known.copy(), dict(self._said)
         fork._asked, fork._issued = self._asked, self._issued
         return fork
 
@@ -234,23 +235,26 @@ class Session:
             answer=answer,
             leaf=leaf,
         )
-        if ask.prompt_ids is None:  # else there are no messages that a later request could go on from
-            self._say(turn, walk, self._known.learn(walk, turn))
+        raw = ask.prompt_ids is not None  # then there are no messages that a later request could go on from
+        self._say(turn, walk, b"" if raw else self._known.learn(walk, turn))
         self.turns += 1
         self.failure = None
         return turn
 
     def _say(self, turn: Turn, walk: Walk, end: Digest) -> None:
         """Append to `conversation` what it does not hold yet; `end` is the digest of it with the answer."""
+        parent: int | None = None
         for message, digest in zip(turn.messages, walk.digests[1:], strict=True):
             if digest not in self._said:
-                self._said.add(digest)
-                self.conversation.append(_spoken(message) | {"turn": self.turns})
-        self._said.add(end)
+                self._said[digest] = len(self.conversation)
+                self.conversation.append(_spoken(message) | {"turn": self.turns, "parent": parent})
+            parent = self._said[digest]
+        self._said[end] = len(self.conversation)
         self.conversation.append(
             _spoken(turn.answer)
             | {
                 "turn": self.turns,
+                "parent": parent,
                 "prompt_tokens": len(turn.prompt_ids),
                 "completion_tokens": len(turn.completion.token_ids),
                 "leaf": turn.leaf,

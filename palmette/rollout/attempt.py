@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from palmette.engine.api import Sampling
 from palmette.envs.api import Task
 from palmette.envs.grade import Verdict
+from palmette.envs.patch import patch_of
 from palmette.envs.prepare import prepare, spec_for
 from palmette.gateway.app import Gateway
 from palmette.gateway.session import Session
@@ -23,6 +24,7 @@ from palmette.sandbox.api import Host, Sandbox, SandboxError, Snapshot, Spec
 from palmette.scaffolds.api import Endpoint, Pause, Scaffold, Stop
 from palmette.trajectory.tree import Tree
 
+_PATCHED = "swe"  # the domain whose rollouts are handed in as patches
 _log = logging.getLogger(__name__)
 
 Drive = Callable[[Sandbox, Endpoint], Awaitable[Stop | Pause]]
@@ -49,6 +51,7 @@ class Attempt:
         self.sandbox: Watched | None = None
         self.session: Session | None = None
         self.verdict: Verdict | None = None
+        self.patch: str | None = None
         self.began_s = time.monotonic()
         self.left_s = task.agent_timeout_s
         self._scaffold, self._gateway = scaffold, gateway
@@ -109,9 +112,11 @@ class Attempt:
         return ended
 
     async def grade(self, grader: Grades) -> None:
-        """Ask for the verdict, where one could be trusted. Raises what the grader raises."""
+        """Keep the patch and ask for the verdict, where one could be trusted. Raises what the grader raises."""
         if self.sandbox is not None and RULES[self.outcome].trust_reward:
             self._phase = Phase.GRADE
+            if self.task.domain == _PATCHED:
+                self.patch = await patch_of(self.task, self.sandbox)
             self.verdict = await grader.grade(self.task, self.sandbox)
 
     @property

@@ -23,7 +23,8 @@ class Rollout:
 
     `reward` is None where nobody can be trusted to know it (never 0). `group` is the index of the task in the run's
     list, `sample` the index within the group, `attempt` counts from 1 over retries. `conversation` holds the
-    messages as plain dicts, for people to read; training reads `tree` only.
+    messages as plain dicts, for people to read; training reads `tree` only. `patch` is what a rollout of the swe domain
+    changed in its work directory, None where nobody looked.
     """
 
     task: str
@@ -40,6 +41,7 @@ class Rollout:
     detail: str
     attempt: int
     tier: int = 1
+    patch: str | None = None
 
 
 def sample_seed(seed: int | None, group: int, sample: int) -> int | None:
@@ -101,6 +103,7 @@ def concluded(attempt: Attempt, *, group: int, sample: int, number: int) -> Roll
         conversation=attempt.conversation,
         detail=attempt.detail,
         attempt=number,
+        patch=attempt.patch,
     )
 
 

@@ -59,7 +59,8 @@ async def test_a_rollouts_session_records_the_ids_and_imposes_its_sampling(
     [branch] = session.tree.branches()
     assert branch.token_ids.tolist() == [5, 6, 7, 8, 9, 50, 51, 52]
     assert branch.sampled.tolist() == [False, False, True, True, True, False, True, True]
-    assert (session.turns, session.conversation) == (2, [])
+    assert session.turns == 2
+    assert [(one["role"], one["parent"]) for one in session.conversation] == [("assistant", None)] * 2
 
 
 @pytest.mark.parametrize("stream", [False, True])
