@@ -41,7 +41,8 @@ class FakeHost:
 
     name = "fake"
     lacks = frozenset(
-        {"paths", "processes", "walls", "network", "filter", "root", "system", "memory", "pids", "disk", "cpu"}
+        {"paths", "processes", "walls", "network", "filter", "user", "root", "system"}
+        | {"memory", "pids", "disk", "cpu"}
     )
 
     def __init__(self) -> None:
