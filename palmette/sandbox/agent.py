@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import array
 import asyncio
+import errno
 import os
+import select
 import signal
 import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from palmette.sandbox.api import Bounds, Result, SandboxLost, StartFailed, Status, Usage
@@ -32,10 +35,11 @@ class Box:
     """The descriptors that came with the start of a sandbox, -1 where absent."""
 
     pid: int = 0  # as this process sees it
-    pidfd: int = -1
+    pidfd: int = -1  # opened when its end begins
+    certain: bool = False  # that the pidfd is its: it lived when that was opened
     root: int = -1
     listener: int = -1
-    mounts: int = -1  # its mount namespace, where the pidfd does not give that
+    mounts: int = -1  # its mount namespace, where a pidfd does not give that
 
 
 @dataclass(slots=True)
@@ -149,6 +153,16 @@ class Agent:
         for fd in cgroups:
             self._send(_WORD.pack(_JOIN), (fd,))
 
+    def open_pidfd(self) -> int:
+        """Return a new descriptor of pid 1. Raises `OSError` when it has ended."""
+        fd = os.pidfd_open(self.box.pid)
+        return self._checked(fd)
+
+    def open_root(self) -> int:
+        """Return a new descriptor of the sandbox's root. Raises `OSError` when it has ended or is not ours to see."""
+        fd = os.open(f"/proc/{self.box.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self._checked(fd)
+
     def take_box(self) -> Box:
         """Return what came with the start; its descriptors are the caller's from now on."""
         self._taken = True
@@ -159,6 +173,10 @@ class Agent:
         if self._ended is not None:
             return
         self._ended = reason
+        if self.box.pid:
+            with suppress(OSError):
+                self.box.pidfd = os.pidfd_open(self.box.pid)
+                self.box.certain = self._connected()
         self._loop.remove_reader(self._control)
         self._loop.remove_writer(self._control)
         self._control.close()
@@ -189,6 +207,18 @@ class Agent:
             return await future
         finally:
             del self._asked[serial]
+
+    def _checked(self, fd: int) -> int:
+        if self._ended is None and self._connected():  # so the number was not another process's when it was used
+            return fd
+        os.close(fd)
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+    def _connected(self) -> bool:
+        """Whether pid 1 has the other end of the socket still, which only it has."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLRDHUP)
+        return not poll.poll(0)
 
     def _send(self, packet: bytes, fds: Sequence[int] = ()) -> None:
         self._outbox.append((packet, fds))
@@ -231,7 +261,7 @@ class Agent:
 
     def _take(self, packet: bytes, fds: list[int]) -> None:
         (kind,) = _WORD.unpack_from(packet)
-        if kind in (_STARTED, _READY) and not fds:
+        if kind == _READY and not fds:
             self.close("this process has no descriptors left (raise the limit, ulimit -n)")
             return
         if kind == _DONE:
@@ -241,7 +271,7 @@ class Agent:
             if command := self._commands.get(serial):
                 command.output += packet[8:]
         elif kind == _STARTED:
-            self.box.pidfd, self.box.pid = fds[0], _PAIR.unpack_from(packet)[1]
+            self.box.pid = _PAIR.unpack_from(packet)[1]
         elif kind == _READY:
             (listens,) = _WORD.unpack_from(packet, 4)
             self.box.root, *others = fds
@@ -254,7 +284,7 @@ class Agent:
         elif kind == _FAILED:
             code = _PAIR.unpack_from(packet)[1]
             self.close(f"{packet[_PAIR.size :].decode(errors='replace')}: {os.strerror(code)}")
-        if self.box.pidfd >= 0 and self.box.root >= 0 and not self.ready.done():  # these two come in either order
+        if self.box.pid and self.box.root >= 0 and not self.ready.done():  # these two come in either order
             self.ready.set_result(None)
 
     def _finish(self, packet: bytes) -> None:

@@ -18,6 +18,7 @@ from palmette.sandbox.layout import check_spec
 from palmette.sandbox.ledger import HEARTBEAT_S
 from palmette.sandbox.namespace_sandbox import NamespaceSandbox
 from palmette.sandbox.profile import Profile
+from palmette.sandbox.reach import Roots
 from palmette.sandbox.reap import reap
 from palmette.sandbox.server import Machine, Server, survey
 
@@ -64,6 +65,7 @@ class NamespaceHost:
         self._server: Server | None = None
         self._launching = asyncio.Lock()
         self._starting = asyncio.Semaphore(_STARTING)
+        self.roots = Roots()
         self._sandboxes: dict[str, NamespaceSandbox] = {}
         self._serial = 0
         self._next_kill = 0.0
@@ -196,5 +198,8 @@ class NamespaceHost:
 
 
 def descriptors(spec: Spec, profile: Profile) -> int:
-    """Return how many a sandbox takes here: control socket, pidfd, root; mount namespace; listener."""
-    return 3 + (profile is Profile.ROOTLESS) + (spec.gateway is not None)
+    """Return how many a sandbox takes here: both ends of its socket while it starts; listener; what is kept rootless.
+
+    Its root is closed when many others are used.
+    """
+    return 2 + (spec.gateway is not None) + 2 * (profile is Profile.ROOTLESS)

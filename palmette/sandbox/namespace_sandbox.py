@@ -23,6 +23,7 @@ from palmette.sandbox.ledger import Cost, entry
 from palmette.sandbox.namespace_snapshot import NamespaceSnapshot, settled
 from palmette.sandbox.pause import Pause
 from palmette.sandbox.ports import Reachable, Ways
+from palmette.sandbox.reach import Reach
 from palmette.sandbox.relay import to_address
 from palmette.sandbox.server import START_TIMEOUT_S, Server, explained
 from palmette.sandbox.stream import Ends, RunningProcess
@@ -42,12 +43,11 @@ class NamespaceSandbox(Reachable):
         self._host = host
         self._server = server
         self._agent: Agent | None = None
-        self._files: Files | None = None
+        self._reach = Reach(host.roots, lambda: self._alive().open_root(), self._files_below)
         self._ways = Ways(name, self.socket, self._alive)
         self._stack = stack
         self._uid = uid
         self._mounts = -1
-        self._working = 0  # transfers under way
         self._changed = True  # since the last snapshot
         self._still = asyncio.Lock()  # held while the files are frozen
         self._pause = Pause(server.cgroups, name)
@@ -199,12 +199,12 @@ class NamespaceSandbox(Reachable):
 
     def cost(self) -> Cost:
         """Return what it has used so far, by the commands that have ended."""
-        if self._lost is not None or self._files is None or self._agent is None:
+        if self._lost is not None or self._agent is None:
             return Cost()
         return Cost(
             cpu_s=self._agent.cpu_us / 1e6,
             peak_mb=self._server.cgroups.peak_bytes(self._id) / 2**20,
-            disk_mb=self._files.used_bytes() / 2**20,
+            disk_mb=self._reach.used_bytes() / 2**20,
             wall_s=time.monotonic() - self._began,
         )
 
@@ -231,7 +231,7 @@ class NamespaceSandbox(Reachable):
             raise explained(str(error)) from None
         box = self._agent.take_box()
         self._mounts = box.mounts
-        self._files = self._files_below(box.root)
+        self._reach.replace(box.root)
         self._changed = not self._stack.lowers
         marked = self._server.cgroups.version > 0
         self._server.ledger.opened(entry(self._id, self._spec.owner, self._spec.ttl_s, pid=box.pid, marked=marked))
@@ -239,21 +239,23 @@ class NamespaceSandbox(Reachable):
             self._ways.relay(socket.socket(fileno=box.listener), to_address(self._spec.gateway))
 
     async def _close(self) -> None:
+        if self._lost is None:
+            await self._host.throttle_kill()
         self._end("it was closed")
         if self._leaving:
             await self._leaving
-        pidfd = self._agent.box.pidfd if self._agent else -1
-        if pidfd < 0:
+        if self._agent is None or self._agent.box.pidfd < 0:
             return
-        await self._host.throttle_kill()
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        pidfd, self._agent.box.pidfd = self._agent.box.pidfd, -1
+        if self._agent.box.certain:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         self._pause.end()  # a frozen process does not die
         await readable(pidfd, timeout_s=10.0)
         os.close(pidfd)
 
     def _end(self, why: str) -> None:
-        """Let go of everything but the pidfd; called by whichever end of the sandbox comes first."""
+        """Let go of everything but a pidfd; called by whichever end of the sandbox comes first."""
         if self._lost is not None:
             return
         if time.monotonic() - self._began >= self._spec.ttl_s:
@@ -263,8 +265,7 @@ class NamespaceSandbox(Reachable):
         if self._agent:
             self._agent.close(why)
         self._ways.close()
-        if self._files:
-            self._files.close()
+        self._reach.close()
         if self._mounts >= 0:
             os.close(self._mounts)
         self._server.return_uid(self._uid)
@@ -310,7 +311,7 @@ class NamespaceSandbox(Reachable):
             agent = self._alive()
             if self._pause.holds:
                 raise Busy(f"sandbox {self._id} is paused: resume it first")
-            busy = (self._working or await agent.quiet()) if self._changed else 0
+            busy = (self._reach.working or await agent.quiet()) if self._changed else 0
             if busy:
                 raise Busy(f"sandbox {self._id} is busy with {busy} command(s) or transfer(s): wait for their end")
             stack, request = self._turn() if self._changed else (self._stack, b"")
@@ -335,21 +336,24 @@ class NamespaceSandbox(Reachable):
             return
         server = self._server
         server.layers.hold(stack.names)
-        target = self._mounts if self._mounts >= 0 else agent.box.pidfd
+        target = self._mounts if self._mounts >= 0 else agent.open_pidfd()
         try:
             root = await server.rotate(request, target)
         except BaseException as error:
             server.layers.release(stack.names)
             self._end(f"its files could not be frozen ({error or type(error).__name__})")
             raise
+        finally:
+            if target not in (self._mounts, -1):
+                os.close(target)
         if self._lost is not None:
             os.close(root)
             server.layers.release(stack.names)
             raise self._gone()
         server.layers.release(self._stack.names)
         self._stack = stack
-        old, self._files = self._reachable(), self._files_below(root)
-        self._leaving = asyncio.get_running_loop().run_in_executor(None, old.close)  # takes an overlay apart: slow
+        if old := self._reach.replace(root):
+            self._leaving = asyncio.get_running_loop().run_in_executor(None, old.close)  # takes an overlay apart: slow
         self._changed = False
 
     def _files_below(self, root: int) -> Files:
@@ -363,13 +367,17 @@ class NamespaceSandbox(Reachable):
         if self._still.locked():
             async with self._still:
                 pass
-        files = self._reachable()
+        self._alive()
+        try:
+            files = self._reach.files()
+        except OSError:
+            raise SandboxLost(f"sandbox {self._id} is gone: its first process ended") from None
         self._changed = True
-        self._working += 1
+        self._reach.working += 1
         try:
             yield files
         finally:
-            self._working -= 1
+            self._reach.working -= 1
 
     def _suspect(self, timeout_s: float) -> None:
         """A command should have ended long ago: unless it is paused, its pid 1 does not do its work."""
@@ -382,11 +390,6 @@ class NamespaceSandbox(Reachable):
         if self._lost is not None or self._agent is None:
             raise self._gone()
         return self._agent
-
-    def _reachable(self) -> Files:
-        if self._lost is not None or self._files is None:
-            raise self._gone()
-        return self._files
 
     def _gone(self) -> SandboxLost:
         return SandboxLost(f"sandbox {self._id} is gone: {self._lost}")

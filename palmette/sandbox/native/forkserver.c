@@ -372,14 +372,14 @@ static void start(char *packet, size_t length, int control) {
         return;
     }
     struct child *child = calloc(1, sizeof *child);
-    int pidfd = -1, net = enter_network();
+    int net = enter_network();
     if (net < 0) {
         send_failure(control, "making a network namespace", errno);
         free(child);
         return;
     }
     /* legacy clone: clone3 is filtered; its own mounts come later, after a look into the attic */
-    pid_t pid = child ? syscall(SYS_clone, CLONE_NEWPID | CLONE_PIDFD | SIGCHLD, 0, &pidfd, 0, 0) : -1;
+    pid_t pid = child ? syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, 0, 0, 0, 0) : -1;
     if (pid == 0)
         enter_box(&box);
     if (pid < 0) {
@@ -391,8 +391,7 @@ static void start(char *packet, size_t length, int control) {
     child->pid = pid, child->net = net, child->next = children, children = child;
     snprintf(child->name, sizeof child->name, "%s", box.strings);
     struct started answer = {STARTED, pid};
-    send_packet(control, &answer, sizeof answer, &pidfd, 1);
-    close(pidfd);
+    send_packet(control, &answer, sizeof answer, NULL, 0);
 }
 
 static void start_rotation(const char *packet, size_t length, int answer, int target) {

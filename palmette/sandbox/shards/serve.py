@@ -21,6 +21,7 @@ from palmette.sandbox.api import Result, Sandbox, SandboxLost, Snapshot, Spec, S
 from palmette.sandbox.namespace import CAPACITY, NamespaceHost, descriptors
 from palmette.sandbox.namespace_sandbox import NamespaceSandbox
 from palmette.sandbox.profile import Profile, settle
+from palmette.sandbox.reach import ROOTS
 from palmette.sandbox.shards.link import Link
 from palmette.sandbox.shards.message import CANCELLED, Answer, Born, Call, Command, File, described, pack, raw, unpack
 from palmette.sandbox.stream import RunningProcess
@@ -141,7 +142,7 @@ class Service:
 
     async def _hello(self, call: Call) -> _Reply:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        room = max(1, (limit - RESERVED) // descriptors(Spec(), self._profile))
+        room = max(1, (limit - RESERVED - ROOTS) // descriptors(Spec(), self._profile))
         return (os.getpid(), min(CAPACITY, room)), ()
 
     async def _start(self, call: Call) -> _Reply:
