@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from palmette.envs.api import Task
 from palmette.envs.attacks import Attack
 from palmette.envs.grade import Grader, Verdict, VerifierError
-from palmette.envs.prepare import prepare, spec_for, tar_directory
+from palmette.envs.prepare import prepare, spec_when_made, tar_directory
 from palmette.errors import UserError
 from palmette.sandbox.api import Host, PathRefused, Sandbox, SandboxError
 
@@ -105,7 +105,7 @@ async def _fault(
 
 
 async def _honest(task: Task, host: Host, grader: Grader, anew: Grader, repeats: int, trials: list[Trial]) -> str:
-    sandbox = await host.start(spec_for(task, owner=f"check/{task.name}"))
+    sandbox = await host.start(await spec_when_made(task, owner=f"check/{task.name}"))
     try:
         await prepare(sandbox, task)
         if task.separate_verifier:  # a shared verifier would leave its traces for the reference solution
@@ -130,7 +130,7 @@ async def _honest(task: Task, host: Host, grader: Grader, anew: Grader, repeats:
         return f"the reference scores {first.reward:g}, expected 1: {first.detail}"
     if task.separate_verifier:
         return ""
-    sandbox = await host.start(spec_for(task, owner=f"check/{task.name}"))
+    sandbox = await host.start(await spec_when_made(task, owner=f"check/{task.name}"))
     try:
         await prepare(sandbox, task)
         idle = await _graded(IDLE, task, sandbox, grader, trials)
@@ -150,7 +150,7 @@ async def _graded(name: str, task: Task, sandbox: Sandbox, grader: Grader, trial
 async def _attacked(task: Task, host: Host, grader: Grader, attack: Attack) -> Trial:
     """Return what an attack earns; what cannot even be taken out to be graded earns nothing, as in a rollout."""
     found: list[Trial] = []
-    sandbox = await host.start(spec_for(task, owner=f"attack/{attack.name}"))
+    sandbox = await host.start(await spec_when_made(task, owner=f"attack/{attack.name}"))
     try:
         await prepare(sandbox, task)
         await sandbox.exec(["sh", "-c", attack.script], env={"TASK_INSTRUCTION": task.instruction}, timeout_s=_ATTACK_S)

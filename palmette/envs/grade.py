@@ -15,7 +15,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from palmette.envs.api import Task
-from palmette.envs.prepare import prepare_clean, spec_for, tar_directory
+from palmette.envs.prepare import prepare_clean, spec_when_made, tar_directory
 from palmette.sandbox.api import Host, PathRefused, Sandbox, SandboxError, Status
 
 _REWARD_FILE = "/logs/verifier/reward.txt"
@@ -91,7 +91,7 @@ class Grader:
 
     async def _grade_clean(self, task: Task, state: bytes) -> Verdict:
         self.graded += 1
-        clean = await self._host.start(spec_for(task, owner=f"verify/{task.name}"))
+        clean = await self._host.start(await spec_when_made(task, owner=f"verify/{task.name}"))
         try:
             await prepare_clean(clean, task)
             await clean.upload(_without_traps(state, task.workdir), task.workdir)

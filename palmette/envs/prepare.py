@@ -7,8 +7,11 @@ is to be run in it.
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import Future
 from functools import cache, lru_cache
 from pathlib import Path
+from threading import Thread
 
 from palmette.envs.api import Task
 from palmette.envs.toolchain import python_toolchain
@@ -26,8 +29,8 @@ _LIMITS = Limits()
 def spec_for(task: Task, *, owner: str, gateway: tuple[str, int] | None = None, limits: Limits = _LIMITS) -> Spec:
     """Return what to start for a task: its image or the machine's Python with pytest, and time for grading too.
 
-    Makes the image if it is not there, which blocks; ``palmette sandbox images build`` makes it ahead, with a network
-    if need be. Raises `UserError` for a Dockerfile outside the subset, or one whose command fails.
+    Makes the image if it is not there, which blocks (see `spec_when_made`); ``palmette sandbox images build`` makes it
+    ahead, with a network if need be. Raises `UserError` for a Dockerfile outside the subset, or one whose command fails.
     """
     path = task.path / "environment" / "Dockerfile"
     dockerfile, image = _read(path), _image(path, store())
@@ -42,6 +45,17 @@ def spec_for(task: Task, *, owner: str, gateway: tuple[str, int] | None = None, 
         ttl_s=task.agent_timeout_s + task.verifier_timeout_s + _SLACK_S,
         gateway=gateway,
     )
+
+
+async def spec_when_made(
+    task: Task, *, owner: str, gateway: tuple[str, int] | None = None, limits: Limits = _LIMITS
+) -> Spec:
+    """Return what `spec_for` does, with the image made in a thread of its own: the rest of the process goes on.
+
+    Raises what `spec_for` does.
+    """
+    await _made(task.path / "environment" / "Dockerfile", store())
+    return spec_for(task, owner=owner, gateway=gateway, limits=limits)
 
 
 async def prepare(sandbox: Sandbox, task: Task) -> None:
@@ -59,6 +73,7 @@ async def prepare_clean(sandbox: Sandbox, task: Task) -> None:
     for copy in _read(path).copies:
         if not f"{copy.target}/".startswith(f"{task.workdir}/"):
             await _put(sandbox, copy)
+    await _made(path, store())
     if _image(path, store()):
         await sandbox.exec("rm -rf ./* ./.[!.]* ./..?*")
 
@@ -108,6 +123,27 @@ def _read(path: Path) -> Dockerfile:
 @lru_cache(maxsize=4096)
 def _image(path: Path, directory: Path) -> Image | None:
     return image_below(_images(directory), _read(path))
+
+
+_making: dict[tuple[Path, Path], Future[Image | None]] = {}  # images that are made, or have been, in this process
+
+
+async def _made(path: Path, directory: Path) -> None:
+    """Have the image made once, however many ask for it; after a failure the next one tries again."""
+    future = _making.get((path, directory))
+    if future is None or (future.done() and future.exception()):
+        future = _making[path, directory] = Future()
+        future.set_running_or_notify_cancel()  # whoever stops waiting does not stop it
+        Thread(target=_make, args=(future, path, directory), daemon=True).start()  # it must not hold up an exit
+    if not future.done():
+        await asyncio.wrap_future(future)
+
+
+def _make(future: Future[Image | None], path: Path, directory: Path) -> None:
+    try:
+        future.set_result(_image(path, directory))
+    except BaseException as error:
+        future.set_exception(error)
 
 
 @cache

@@ -14,7 +14,7 @@ from palmette.engine.api import Sampling
 from palmette.envs.api import Task
 from palmette.envs.grade import Verdict
 from palmette.envs.patch import patch_of
-from palmette.envs.prepare import prepare, spec_for
+from palmette.envs.prepare import prepare, spec_when_made
 from palmette.gateway.app import Gateway
 from palmette.gateway.session import Session
 from palmette.rollout.classify import Ending, Phase, classify
@@ -190,8 +190,8 @@ async def _spec(task: Task, scaffold: Scaffold, gateway: Gateway) -> Spec:
     """
     owner = f"rollout/{task.name}"
     if not _runs_inside(scaffold):
-        return spec_for(task, owner=owner)
-    spec = spec_for(task, owner=owner, gateway=(gateway.host, gateway.port))
+        return await spec_when_made(task, owner=owner)
+    spec = await spec_when_made(task, owner=owner, gateway=(gateway.host, gateway.port))
     programs = await asyncio.to_thread(getattr, scaffold, "readonly", ())  # the first time, this installs the agent
     limits = replace(
         spec.limits,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from palmette.chat.message import Message, ToolCall
 from palmette.chat.template import Renderer
 from palmette.envs.api import Task
-from palmette.envs.prepare import prepare, spec_for
+from palmette.envs.prepare import prepare, spec_when_made
 from palmette.envs.task import load_steps
 from palmette.sandbox.api import Host
 from palmette.scaffolds.loop import SYSTEM_PROMPT, TOOLS, act
@@ -38,7 +38,7 @@ async def demonstrate(task: Task, renderer: Renderer, host: Host) -> Demonstrati
     prompt = renderer.prompt(messages, TOOLS)
     sampled = [False] * len(prompt)
     steps = load_steps(task)
-    sandbox = await host.start(spec_for(task, owner=f"demonstrate/{task.name}"))
+    sandbox = await host.start(await spec_when_made(task, owner=f"demonstrate/{task.name}"))
     try:
         await prepare(sandbox, task)
         for number, step in enumerate(steps):

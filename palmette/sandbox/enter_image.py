@@ -1,54 +1,111 @@
-"""Runs one command as root of an image while it is built: ``python -I -S enter_image.py ROOT WORKDIR NETWORK ARGV...``
+"""Runs commands as root of an image while it is built: ``python -I -S enter_image.py SOCKET`` (see builder.py).
 
-The command sees ROOT and nothing else of the machine: own mount, process, IPC, name and (NETWORK 0) network
-namespaces, the few capabilities that packages need to install themselves, no new privileges, ``/proc/sys`` read only.
-Its output and exit code are the program's own; 250 means that the walls could not be put up. Only the standard
+The first packet is a filter of system calls, which all commands inherit; it is answered. Then each packet is a command,
+with a pipe for its output; the answer is its exit code, or 250 if the walls could not be put up. A command sees its
+root and nothing else of the machine: own mount, process, IPC, name and (unless asked) network namespaces, the few
+capabilities that packages need to install themselves, no new privileges, ``/proc/sys`` read only. Only the standard
 library is used here, since the interpreter runs without site packages.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import resource
 import signal
+import socket
+import struct
 import sys
 from contextlib import suppress
+from typing import Any
 
-NOT_ENTERED = 250
+NOT_ENTERED, READY = 250, b"ready"
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
-_PDEATHSIG, _CAPBSET_DROP, _NO_NEW_PRIVS, _DETACH = 1, 24, 38, 2
+_PDEATHSIG, _SECCOMP, _CAPBSET_DROP, _NO_NEW_PRIVS, _DETACH = 1, 22, 24, 38, 2
 _KEPT = (0, 1, 3, 4, 5, 6, 7, 10, 31)  # chown, dac_override, fowner, fsetid, kill, setgid, setuid, net_bind, setfcap
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41}
 _SEALED = ("sys", "sysrq-trigger", "irq", "bus", "fs", "kcore", "keys", "timer_list", "acpi", "scsi")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def main(root: str, workdir: str, network: str, argv: list[str]) -> int:
-    """Run `argv` in the image and return its exit code as a shell would."""
+def main(number: int) -> int:
+    """Serve requests from the socket `number` until its other end is closed."""
+    _libc.prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    end = socket.socket(fileno=number)
+    try:
+        _prepare(end.recv(1 << 16))
+    except OSError as error:
+        end.send((error.strerror or str(error)).encode())
+        return NOT_ENTERED
+    end.send(READY)
+    while request := socket.recv_fds(end, 1 << 20, 1):
+        if not request[0]:
+            return 0
+        output = request[1][0]
+        child = os.fork()
+        if child == 0:
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.closerange(3, 1 << 10)
+            os._exit(_told(json.loads(request[0])))
+        os.close(output)
+        end.send(str(_code(child)).encode())
+    return 0
+
+
+def _prepare(program: bytes) -> None:
     user, group = os.geteuid(), os.getegid()
-    resolver = b""
-    if network == "1":
-        with suppress(OSError), open("/etc/resolv.conf", "rb") as file:
-            resolver = file.read()
-    flags = _NEWNS | _NEWUTS | _NEWIPC | _NEWPID | (0 if network == "1" else _NEWNET) | (_NEWUSER if user else 0)
-    _try("new namespaces", _libc.unshare(flags))
     if user:  # root inside is this user outside
+        _try("a user namespace", _libc.unshare(_NEWUSER))
         for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
+    if len(program) < 8:
+        return
+    words = ctypes.create_string_buffer(program, len(program))
+    record = struct.pack("HP", len(program) // 8, ctypes.addressof(words))  # struct sock_fprog
+    _try("the filter of system calls", _libc.prctl(_SECCOMP, 2, ctypes.c_char_p(record), 0, 0))
+
+
+def _told(request: dict[str, Any]) -> int:
+    try:
+        return _run(request)
+    except OSError as error:
+        os.write(2, f"{error.strerror or error}\n".encode())
+        return NOT_ENTERED
+
+
+def _run(request: dict[str, Any]) -> int:
+    """Run the command in the image and return its exit code as a shell would."""
+    _libc.prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    network, argv, env = request["network"], request["argv"], request["env"]
+    resolver = b""
+    if network:
+        with suppress(OSError), open("/etc/resolv.conf", "rb") as file:
+            resolver = file.read()
+    for path in request["cgroups"]:
+        with open(path, "w") as file:
+            file.write("0")
+    _try("new namespaces", _libc.unshare(_NEWNS | _NEWUTS | _NEWIPC | _NEWPID | (0 if network else _NEWNET)))
     child = os.fork()
-    if child == 0:
-        _libc.prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        _enter(root, resolver)
-        _drop()
-        os.makedirs(workdir, exist_ok=True)
-        os.chdir(workdir)
-        try:
-            os.execvpe(argv[0], argv, dict(os.environ))
-        except OSError as error:
-            os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
-            os._exit(127 if isinstance(error, FileNotFoundError) else 126)
+    if child:
+        return _code(child)
+    _libc.prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _enter(request["root"], resolver)
+    _drop()
+    os.makedirs(request["workdir"], exist_ok=True)
+    os.chdir(request["workdir"])
+    try:
+        os.execvpe(argv[0], argv, env)
+    except OSError as error:
+        os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
+        return 127 if isinstance(error, FileNotFoundError) else 126
+
+
+def _code(child: int) -> int:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return 128 - code if code < 0 else code
 
@@ -114,9 +171,4 @@ def _try(what: str, code: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        status = main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])
-    except OSError as error:
-        os.write(2, f"{error.strerror or error}\n".encode())
-        status = NOT_ENTERED
-    os._exit(status)
+    os._exit(main(int(sys.argv[1])))

@@ -36,14 +36,14 @@ from palmette.sandbox.stream import Ends, RunningProcess
 _GRACE_S = 0.05  # how long output of children may still follow the exit of a command
 
 
+_LACKS = "paths processes walls network filter user root system memory pids disk cpu".split()
+
+
 class FakeHost:
     """Runs every "sandbox" as ordinary processes of this user in a temporary directory."""
 
     name = "fake"
-    lacks = frozenset(
-        {"paths", "processes", "walls", "network", "filter", "user", "root", "system"}
-        | {"memory", "pids", "disk", "cpu"}
-    )
+    lacks = frozenset(_LACKS)
 
     def __init__(self) -> None:
         self._sandboxes: dict[str, FakeSandbox] = {}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from contextlib import suppress
 
 from palmette.sandbox import cgroup
 from palmette.sandbox.api import Limits
+
+_TRIES = 100
 
 
 class Groups:
@@ -73,8 +76,18 @@ class Group:
 
     async def remove(self) -> None:
         """Remove it, once the kernel has forgotten its last process."""
-        for _ in range(100):
-            cgroup.remove(self._groups, self._name)
-            if not any((directory / self._name).exists() for directory in self._groups.directories):
+        for _ in range(_TRIES):
+            if self._removed():
                 return
             await asyncio.sleep(0.01)
+
+    def discard(self) -> None:
+        """Do as `remove`, blocking."""
+        for _ in range(_TRIES):
+            if self._removed():
+                return
+            time.sleep(0.01)
+
+    def _removed(self) -> bool:
+        cgroup.remove(self._groups, self._name)
+        return not any((directory / self._name).exists() for directory in self._groups.directories)

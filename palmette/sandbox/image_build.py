@@ -13,21 +13,20 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from palmette.errors import UserError
-from palmette.sandbox import enter_image
 from palmette.sandbox.api import PathRefused
+from palmette.sandbox.builder import Builder
 from palmette.sandbox.dockerfile import Copy, Dockerfile, Run, read_dockerfile
 from palmette.sandbox.files import Files
 from palmette.sandbox.images import Config, Image, Images, copy_tree
 from palmette.sandbox.layout import PATH
 
 HOST, SCRATCH = "host", "scratch"  # bases that are not images: the machine's own system, and nothing
-_RUN_TIMEOUT_S = 1800.0
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
@@ -122,9 +121,10 @@ def from_dockerfile(images: Images, dockerfile: Dockerfile, *, network: bool = F
     """
     image = base = _base(images, dockerfile)
     groups = _groups(dockerfile.steps)
-    for number, group in enumerate(groups, 1):
-        config = _config(dockerfile, image, group, last=number == len(groups))
-        image = _step(images, dockerfile, image, group, config, network=network)
+    with Builder() as builder:
+        for number, group in enumerate(groups, 1):
+            config = _config(dockerfile, image, group, last=number == len(groups))
+            image = _step(images, dockerfile, image, group, config, builder, network=network)
     if image is None or image is base:
         raise UserError(
             f"{dockerfile.path}: FROM {dockerfile.base}: there is nothing to make; COPY something or RUN something"
@@ -185,6 +185,7 @@ def _step(
     image: Image | None,
     group: list[Run | Copy],
     config: Config,
+    builder: Builder,
     *,
     network: bool,
 ) -> Image:
@@ -193,8 +194,10 @@ def _step(
             if isinstance(step, Copy):
                 _copy(dockerfile, root, step)
             else:
-                _run(dockerfile, root, step, {**(image.env if image else {}), **step.arguments, **step.env}, network)
-        return config
+                env = {**(image.env if image else {}), **step.arguments, **step.env}
+                _run(dockerfile, root, step, env, builder, network=network)
+        weak = f" (run without a filter of system calls: {builder.weakness})" if builder.weakness else ""
+        return replace(config, source=config.source + weak)
 
     return images.add(_key(image, group, config), image, fill)
 
@@ -210,25 +213,19 @@ def _key(image: Image | None, group: list[Run | Copy], config: Config) -> str:
     return _digest(*parts)
 
 
-def _run(dockerfile: Dockerfile, root: Path, step: Run, env: dict[str, str], network: bool) -> None:
+def _run(
+    dockerfile: Dockerfile, root: Path, step: Run, env: dict[str, str], builder: Builder, *, network: bool
+) -> None:
     proxies = {name: os.environ[name] for name in _PROXIES if network and name in os.environ}
-    inside = [str(root), step.workdir, str(int(network)), *step.argv]
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", enter_image.__file__, *inside],
-            env={"PATH": PATH, "HOME": "/root", **proxies, **env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_RUN_TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        raise UserError(f"{dockerfile.path}:{step.line}: RUN took longer than {_RUN_TIMEOUT_S:g} s") from None
-    if done.returncode:
-        said = re.sub(r"\s+", " ", done.stdout.decode(errors="replace")).strip()[-300:]
+    env = {"PATH": PATH, "HOME": "/root", **proxies, **env}
+    ended = builder.run(root, step.workdir, step.argv, env, network=network)
+    said = re.sub(r"\s+", " ", ended.output.decode(errors="replace")).strip()[-300:]
+    if ended.limit:
+        raise UserError(f"{dockerfile.path}:{step.line}: RUN passed its limit of {ended.limit} (it said: {said})")
+    if ended.exit_code:
         hint = "" if network else "; it had no network: 'palmette sandbox images build --network' gives it one"
         raise UserError(
-            f"{dockerfile.path}:{step.line}: RUN failed with exit {done.returncode}{hint} (it said: {said})"
+            f"{dockerfile.path}:{step.line}: RUN failed with exit {ended.exit_code}{hint} (it said: {said})"
         )
 
 

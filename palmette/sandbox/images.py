@@ -17,6 +17,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -67,6 +68,7 @@ class Images:
         self.directory = directory or store()
         self.budget_bytes = budget_bytes
         self._held: dict[str, int] = {}
+        self._holding = threading.Lock()
 
     def find(self, name: str) -> Image | None:
         """Return the image with this name or id, marked as used now, or None."""
@@ -83,8 +85,11 @@ class Images:
             os.close(fd)
             return None
         os.utime(path)
-        os.close(self._held.pop(key, os.dup(fd)))
-        self._held[key] = fd
+        with self._holding:  # tasks may look for their images in several threads
+            held = self._held.get(key, -1)
+            self._held[key] = fd
+        if held >= 0:
+            os.close(held)
         return self._read(path)
 
     def add(self, key: str, parent: Image | None, fill: Callable[[Path], Config]) -> Image:

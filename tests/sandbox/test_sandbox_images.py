@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import subprocess
-import sys
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from palmette.envs.check import check_tasks
-from palmette.envs.prepare import spec_for
+from palmette.envs.prepare import spec_for, spec_when_made
 from palmette.envs.task import load_task
 from palmette.errors import UserError
-from palmette.sandbox.api import Spec, StartFailed
+from palmette.sandbox import enter_image, seccomp
+from palmette.sandbox.api import Limits, Spec, StartFailed
+from palmette.sandbox.builder import Builder, Ended
 from palmette.sandbox.dockerfile import read_dockerfile
 from palmette.sandbox.fake import FakeHost
 from palmette.sandbox.hosts import open_host
@@ -121,7 +123,7 @@ echo x 2>/dev/null > /proc/sys/kernel/hostname && echo writes sysctl
 echo x 2>/dev/null > /proc/sysrq-trigger && echo reboots
 mount -t tmpfs x /opt 2>/dev/null && echo mounts
 mknod /opt/disk b 7 0 2>/dev/null && echo makes devices
-grep -E '^(CapEff|CapInh|CapBnd|NoNewPrivs)' /proc/self/status | tr '\\t' ' '
+grep -E '^(CapEff|CapInh|CapBnd|NoNewPrivs|Seccomp)' /proc/self/status | tr '\\t' ' '
 cut -d: -f1 /proc/net/dev | tail -n +3
 id -u
 """
@@ -136,8 +138,9 @@ def test_walls_while_building(images: Images, base: Image, tmp_path: Path):
     processes = int(found.pop(0))
     assert processes <= 6
     caps = f"{0x800004FB:016x}"
+    filtered = ["Seccomp: 2", "Seccomp_filters: 1"] if seccomp.usable() else ["Seccomp: 0", "Seccomp_filters: 0"]
     assert [line.strip() for line in found if line] == [
-        f"CapInh: {0:016x}", f"CapEff: {caps}", f"CapBnd: {caps}", "NoNewPrivs: 1", "lo", "0",
+        f"CapInh: {0:016x}", f"CapEff: {caps}", f"CapBnd: {caps}", "NoNewPrivs: 1", *filtered, "lo", "0",
     ]  # fmt: skip
 
 
@@ -347,9 +350,66 @@ async def test_a_host_without_images_says_so():
     await host.close()
 
 
-def test_enter_image_names_what_it_could_not_do(tmp_path: Path):
-    from palmette.sandbox import enter_image
+@as_root
+def test_a_command_that_takes_too_much_ends_alone(small_root: Path):
+    def run(builder: Builder, script: str) -> Ended:
+        return builder.run(small_root, "/", ["/bin/sh", "-c", script], {"PATH": "/usr/bin"}, network=False)
 
-    command = [sys.executable, "-I", "-S", enter_image.__file__, str(tmp_path / "missing"), "/", "0", "/bin/sh"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, "mounting" in done.stderr) == (enter_image.NOT_ENTERED, True), done
+    with Builder(Limits(memory_mb=32, pids=16, output_bytes=1000), timeout_s=20) as builder:
+        if builder.memory:
+            bomb = run(builder, "x=$(head -c 99000000 /dev/zero | tr '\\0' x)")
+            assert (bomb.exit_code, bomb.limit) == (137, "32 MB of memory"), bomb
+        flood = run(builder, "head -c 5000000 /dev/zero; echo the end; exit 3")
+        assert (flood.exit_code, flood.limit, flood.output[-8:]) == (3, "", b"the end\n")
+        assert len(flood.output) < 1100
+        forks = run(builder, "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 5 & done; echo no")
+        assert b"ork" in forks.output or not builder.memory, forks
+    with Builder(timeout_s=0.5) as builder:
+        late = run(builder, "echo begun; sleep 31.2718 & sleep 31.2718")
+        assert (late.exit_code, late.output, late.limit) == (137, b"begun\n", "0.5 s")
+    deadline = time.monotonic() + 10
+    while _sleeping("31.2718") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _sleeping("31.2718")
+
+
+def _sleeping(mark: str) -> bool:
+    return any(mark.encode() in _cmdline(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
+
+
+def _cmdline(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_builder_names_what_it_could_not_do(tmp_path: Path):
+    with Builder() as builder:
+        ended = builder.run(tmp_path / "missing", "/", ["/bin/sh"], {}, network=False)
+    assert (ended.exit_code, b"mounting" in ended.output) == (enter_image.NOT_ENTERED, True), ended
+
+
+def test_a_builder_without_namespaces_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(Builder, "_filter", lambda self: bytes(16))  # no program of a filter
+    with Builder() as builder, pytest.raises(UserError, match="cannot be put up here: the filter"):
+        builder.run(tmp_path, "/", ["/bin/sh"], {}, network=False)
+
+
+@as_root
+async def test_an_image_is_made_once_while_the_rest_goes_on(images: Images, base: Image, tmp_path: Path):
+    text = "FROM small\nRUN sleep 0.4; cat /proc/sys/kernel/random/uuid > /id\n"
+    task = load_task(_task(tmp_path / "slow", text))
+    asked = [asyncio.ensure_future(spec_when_made(task, owner="test")) for _ in range(12)]
+    ticks = 0
+    asked[3].cancel()
+    while not all(each.done() for each in asked):
+        await asyncio.sleep(0.01)
+        ticks += 1
+    roots = {each.result().root for each in asked if not each.cancelled()}
+    assert (len(roots), len(images.all()), asked[3].cancelled()) == (1, 2, True)
+    assert ticks > 5, "nothing else could run meanwhile"
+    other = load_task(_task(tmp_path / "failing", "FROM small\nRUN exit 3\n"))
+    for _ in range(2):
+        with pytest.raises(UserError, match="exit 3"):
+            await spec_when_made(other, owner="test")

@@ -13,6 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #if defined(__x86_64__)
 #define ARCHITECTURE AUDIT_ARCH_X86_64
@@ -50,40 +51,44 @@
 #define SYS_pidfd_getfd 438
 #endif
 
-int install_filter(void) {
-    struct sock_filter program[] = {
-        LOAD(arch),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCHITECTURE, 1, 0),
-        ANSWER(EPERM), /* another architecture's numbers would slip past the list */
-        LOAD(nr),
+static struct sock_filter program[] = {
+    LOAD(arch),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCHITECTURE, 1, 0),
+    ANSWER(EPERM), /* another architecture's numbers would slip past the list */
+    LOAD(nr),
 #ifdef X32_BIT
-        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, X32_BIT, 0, 1),
-        ANSWER(EPERM),
+    BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, X32_BIT, 0, 1),
+    ANSWER(EPERM),
 #endif
-        IF_NEW_USER(SYS_clone),
-        IF_NEW_USER(SYS_unshare),
-        ONLY_USUAL_FAMILIES(SYS_socket),
-        IF_CALL(SYS_clone3, ENOSYS), /* its flags hide behind a pointer; ENOSYS lets libc fall back to clone */
-        IF_CALL(SYS_io_uring_setup, ENOSYS),
-        IF_CALL(SYS_io_uring_enter, ENOSYS),
-        IF_CALL(SYS_io_uring_register, ENOSYS),
-        IF_CALL(SYS_userfaultfd, ENOSYS),
-        IF_CALL(SYS_bpf, EPERM),
-        IF_CALL(SYS_ptrace, EPERM),
-        IF_CALL(SYS_process_vm_readv, EPERM),
-        IF_CALL(SYS_process_vm_writev, EPERM),
-        IF_CALL(SYS_pidfd_getfd, EPERM),
-        IF_CALL(SYS_perf_event_open, EPERM),
-        IF_CALL(SYS_keyctl, EPERM),
-        IF_CALL(SYS_add_key, EPERM),
-        IF_CALL(SYS_request_key, EPERM),
-        IF_CALL(SYS_open_by_handle_at, EPERM),
-        IF_CALL(SYS_kexec_load, EPERM),
-        IF_CALL(SYS_init_module, EPERM),
-        IF_CALL(SYS_finit_module, EPERM),
-        IF_CALL(SYS_delete_module, EPERM),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
+    IF_NEW_USER(SYS_clone),
+    IF_NEW_USER(SYS_unshare),
+    ONLY_USUAL_FAMILIES(SYS_socket),
+    IF_CALL(SYS_clone3, ENOSYS), /* its flags hide behind a pointer; ENOSYS lets libc fall back to clone */
+    IF_CALL(SYS_io_uring_setup, ENOSYS),
+    IF_CALL(SYS_io_uring_enter, ENOSYS),
+    IF_CALL(SYS_io_uring_register, ENOSYS),
+    IF_CALL(SYS_userfaultfd, ENOSYS),
+    IF_CALL(SYS_bpf, EPERM),
+    IF_CALL(SYS_ptrace, EPERM),
+    IF_CALL(SYS_process_vm_readv, EPERM),
+    IF_CALL(SYS_process_vm_writev, EPERM),
+    IF_CALL(SYS_pidfd_getfd, EPERM),
+    IF_CALL(SYS_perf_event_open, EPERM),
+    IF_CALL(SYS_keyctl, EPERM),
+    IF_CALL(SYS_add_key, EPERM),
+    IF_CALL(SYS_request_key, EPERM),
+    IF_CALL(SYS_open_by_handle_at, EPERM),
+    IF_CALL(SYS_kexec_load, EPERM),
+    IF_CALL(SYS_init_module, EPERM),
+    IF_CALL(SYS_finit_module, EPERM),
+    IF_CALL(SYS_delete_module, EPERM),
+    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+};
+
+int install_filter(void) {
     struct sock_fprog filter = {sizeof program / sizeof *program, program};
     return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter);
 }
+
+/* For the builder of images (builder.py), which installs it by itself. */
+int print_filter(int fd) { return write(fd, program, sizeof program) == sizeof program ? 0 : -1; }

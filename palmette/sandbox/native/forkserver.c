@@ -5,6 +5,8 @@
  *
  * FIRST_UID is the first of those that sandboxes may have outside; 0 (rootless only) is none but the caller's own.
  *
+ * or, to write the program of its seccomp filter to standard output, `forkserver filter`.
+ *
  * Each request comes with the sandbox's end of its control socket, and everything about that sandbox is answered there.
  * When the owner dies or lets go of SOCKET, all sandboxes are killed and their cgroups removed. */
 #define _GNU_SOURCE
@@ -553,6 +555,8 @@ static void serve(int owner) {
 }
 
 int main(int argc, char **argv) {
+    if (argc == 2 && strcmp(argv[1], "filter") == 0)
+        return print_filter(1) ? 1 : 0;
     if (argc < 6)
         return 2;
     server = atoi(argv[1]), profile = atoi(argv[2]), first_uid = atoi(argv[3]), cgroup = atoi(argv[5]);

@@ -106,6 +106,7 @@ ssize_t receive_packet(int socket, void *data, size_t room, int *fds, int count)
 void send_failure(int socket, const char *stage, int error);
 /* filter.c */
 int install_filter(void);
+int print_filter(int fd);
 /* box.c: becomes pid 1 of a new sandbox; never returns */
 struct box {
     struct request request;
