@@ -30,7 +30,7 @@ def spec_for(task: Task, *, owner: str, gateway: tuple[str, int] | None = None, 
     """Return what to start for a task: its image or the machine's Python with pytest, and time for grading too.
 
     Makes the image if it is not there, which blocks (see `spec_when_made`); ``palmette sandbox images build`` makes it
-    ahead, with a network if need be. Raises `UserError` for a Dockerfile outside the subset, or one whose command fails.
+    ahead, with a network if need be. Raises `UserError` for a Dockerfile outside the subset, or a command that fails.
     """
     path = task.path / "environment" / "Dockerfile"
     dockerfile, image = _read(path), _image(path, store())
