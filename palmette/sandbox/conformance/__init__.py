@@ -20,6 +20,7 @@ NEEDS = (
     *("", "paths", "processes", "walls", "network", "filter", "user", "root", "system", "cpu", "memory", "pids"),
     *("disk", "fork", "pause", "streams", "bounds", "ports"),
 )
+_BEHIND_WALLS = frozenset(("processes", "filter", "user", "root", "system", "memory", "pids", "disk", "cpu"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,9 @@ class Check:
 
 
 def lacks(host: Host) -> frozenset[str]:
-    """Return the needs that `host` declares it cannot meet."""
-    return getattr(host, "lacks", frozenset())
+    """Return the needs that `host` declares it cannot meet; where there are no walls, nothing is run against them."""
+    declared: frozenset[str] = getattr(host, "lacks", frozenset())
+    return declared | _BEHIND_WALLS if "walls" in declared else declared
 
 
 def _checks() -> tuple[Check, ...]:

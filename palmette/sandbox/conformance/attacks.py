@@ -5,12 +5,17 @@ Templates have host facts put in with `str.format`; the others are used as they 
 
 from __future__ import annotations
 
+# what would do harm where there are no walls at all is not even tried
 PRELUDE = """
 import atexit, ctypes, errno, os, platform, signal, socket, sys
 c = ctypes.CDLL(None, use_errno=True)
 x86 = platform.machine() == "x86_64"
 DENIED = (errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOSYS)
 escaped = []
+if int(next(l for l in open("/proc/self/status") if l.startswith("CapEff")).split()[1], 16) & 1 << 21 and (
+    open("/proc/self/uid_map").read().split() == ["0", "0", "4294967295"]
+):
+    raise SystemExit("this has the rights of the machine's root: nothing is tried")
 def call(what, value, codes=(errno.EPERM,)):
     code = ctypes.get_errno()
     if value != -1 or code not in codes:

@@ -57,6 +57,8 @@ async def check_the_user_is_nobody_special(host: Host) -> None:
 async def check_privileged_calls_fail(host: Host) -> None:
     program = """
 import ctypes, errno, os
+status = open("/proc/self/status").read()
+assert not int(status.partition("CapEff:")[2].split()[0], 16), "it has capabilities: nothing is tried"
 c = ctypes.CDLL(None, use_errno=True)
 def denied(what, value):
     code = ctypes.get_errno()
