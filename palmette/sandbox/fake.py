@@ -34,7 +34,7 @@ from palmette.sandbox.ports import Reachable, Ways
 from palmette.sandbox.stream import Ends, RunningProcess
 
 _GRACE_S = 0.05  # how long output of children may still follow the exit of a command
-_LACKS = "paths processes walls network filter user root system memory pids disk cpu".split()
+_LACKS = ["paths", "processes", "walls", "network", "filter", "user", "root", "system", "memory", "pids", "disk", "cpu"]
 
 
 class FakeHost:
