@@ -46,7 +46,7 @@ class DockerHost:
 
     name = "docker"
     lacks = frozenset(
-        {"processes", "walls", "filter", "root", "memory", "pids", "disk", "fork", "pause", "streams", "bounds"}
+        {"processes", "walls", "user", "filter", "root", "memory", "pids", "disk", "fork", "pause", "streams", "bounds"}
         | {"system", "cpu"}
     )
 

@@ -42,7 +42,20 @@ class E2BHost:
 
     name = "e2b"
     lacks = frozenset(
-        {"processes", "walls", "network", "filter", "root", "memory", "pids", "disk", "fork", "pause", "streams"}
+        {
+            "processes",
+            "walls",
+            "user",
+            "network",
+            "filter",
+            "root",
+            "memory",
+            "pids",
+            "disk",
+            "fork",
+            "pause",
+            "streams",
+        }
         | {"bounds", "system", "ports", "cpu"}
     )
 
