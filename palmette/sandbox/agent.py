@@ -82,12 +82,12 @@ class Agent:
 
         Returns its number and how it will end. Raises `SandboxLost`.
         """
-        words = [cwd, *argv, *(f"{name}={value}" for name, value in env.items())]
-        strings = os.fsencode("\0".join((*words, "")))
+        words = [cwd, *argv, *map("=".join, env.items()), ""]
+        strings = os.fsencode("\0".join(words))
         problem = None
         if self._ended is not None:
             problem = SandboxLost(self._ended)
-        elif strings.count(b"\0") != len(words):
+        elif strings.count(b"\0") != len(words) - 1:
             problem = ValueError("a command, directory or variable holds a NUL character")
         if problem:
             _close(fds)
@@ -255,17 +255,17 @@ class Agent:
             if not packet:
                 self.close("its first process ended")
                 return
-            self._take(packet, _descriptors(rights))
-            if self._ended is not None:
+            if self._take(packet, _descriptors(rights) if rights else []) or self._ended is not None:
                 return
 
-    def _take(self, packet: bytes, fds: list[int]) -> None:
+    def _take(self, packet: bytes, fds: list[int]) -> bool:
+        """Take it in; return whether it was the last of a command, after which nothing is likely to follow at once."""
         (kind,) = _WORD.unpack_from(packet)
-        if kind == _READY and not fds:
-            self.close("this process has no descriptors left (raise the limit, ulimit -n)")
-            return
         if kind == _DONE:
             self._finish(packet)
+            return True
+        if kind == _READY and not fds:
+            self.close("this process has no descriptors left (raise the limit, ulimit -n)")
         elif kind == _OUTPUT:
             (serial,) = _WORD.unpack_from(packet, 4)
             if command := self._commands.get(serial):
@@ -286,6 +286,7 @@ class Agent:
             self.close(f"{packet[_PAIR.size :].decode(errors='replace')}: {os.strerror(code)}")
         if self.box.pid and self.box.root >= 0 and not self.ready.done():  # these two come in either order
             self.ready.set_result(None)
+        return False
 
     def _finish(self, packet: bytes) -> None:
         _, serial, how, code, truncated, out_bytes, err_bytes, peak_kib, *times_us = _DONE_HEAD.unpack_from(packet)
@@ -293,7 +294,7 @@ class Agent:
         command = self._commands.get(serial)
         if command is None or command.future.done():
             return
-        output = bytes(command.output) + packet[_DONE_HEAD.size :]
+        output = bytes(command.output) + packet[_DONE_HEAD.size :] if command.output else packet[_DONE_HEAD.size :]
         command.future.set_result(
             Result(
                 status=_HOW[how],

@@ -15,6 +15,7 @@ from palmette.sandbox.api import StartFailed
 
 SOURCES = Path(__file__).parent / "native"
 FLAGS = ("-std=gnu11", "-O2")
+_LIBRARY = ("-shared", "-fPIC", "-nostartfiles")  # what a waiting shell loads; it goes into the program as it is
 
 
 def fork_server() -> Path:
@@ -22,7 +23,7 @@ def fork_server() -> Path:
 
     Raises `StartFailed` where there is no compiler or the sources do not compile.
     """
-    sources = sorted(SOURCES.glob("*.[ch]"))
+    sources = sorted(SOURCES.rglob("*.[ch]"))
     digest = hashlib.sha256("\0".join((platform.machine(), *FLAGS)).encode())
     for source in sources:
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
@@ -34,7 +35,7 @@ def fork_server() -> Path:
     for directory in directories:
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            return _compile([s for s in sources if s.suffix == ".c"], directory / name)
+            return _compile(directory / name)
         except OSError:
             continue
     raise StartFailed(f"no directory to keep the compiled fork server in (tried {', '.join(map(str, directories))})")
@@ -55,25 +56,28 @@ def _caches() -> Iterator[Path]:
         yield fallback
 
 
-def _compile(sources: list[Path], target: Path) -> Path:
+def _compile(target: Path) -> Path:
     cc = compiler()
     if cc is None:
         raise StartFailed(
             "the namespace sandbox needs a C compiler: install gcc (cc), or use the host 'bubblewrap', which is "
             "weaker, or 'fake' for trusted code"
         )
-    fd, temporary = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)
-    os.close(fd)
-    try:
+    sources = list(map(str, sorted(SOURCES.glob("*.c"))))
+    with tempfile.TemporaryDirectory(prefix=f"{target.name}.", dir=target.parent) as scratch:
+        library, program = Path(scratch, "sh.so"), Path(scratch, "program")
+        wanted = (*_LIBRARY, "-o", str(library), str(SOURCES / "preload" / "sh.c"), str(SOURCES / "packet.c"))
+        preload = () if _run(cc, *wanted).returncode else (f'-DPRELOAD="{library}"',)
         for link in (("-static",), ()):  # static where libc.a is there: smaller processes, no loader
-            command = [cc, *FLAGS, *link, "-o", temporary, *map(str, sources)]
-            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            done = _run(cc, *link, *preload, "-o", str(program), *sources)
             if done.returncode == 0:
-                os.chmod(temporary, 0o755)
-                os.rename(temporary, target)
+                os.chmod(program, 0o755)
+                os.rename(program, target)
                 return target
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        first = next((line for line in lines if "error" in line), lines[-1])
-        raise StartFailed(f"{cc} cannot compile the fork server: {first}")
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    lines = done.stderr.strip().splitlines() or ["no message"]
+    first = next((line for line in lines if "error" in line), lines[-1])
+    raise StartFailed(f"{cc} cannot compile the fork server: {first}")
+
+
+def _run(cc: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([cc, *FLAGS, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL)

@@ -7,8 +7,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,13 @@ from palmette.sandbox.reach import Reach
 from palmette.sandbox.relay import to_address
 from palmette.sandbox.server import START_TIMEOUT_S, Server, explained
 from palmette.sandbox.stream import Ends, RunningProcess
+from palmette.sandbox.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from palmette.sandbox.namespace import NamespaceHost
 
 GATEWAY_URL = "http://127.77.0.1:8000"
+_OVERDUE_S = 30.0  # so long after its time-out a command cannot be running, unless pid 1 does not do its work
 
 
 class NamespaceSandbox(Reachable):
@@ -55,6 +57,7 @@ class NamespaceSandbox(Reachable):
         self._leaving: asyncio.Future[None] | None = None  # the root before the last fork
         server.layers.hold(stack.names)
         self._began = time.monotonic()
+        self._watchdog = Watchdog(self._suspect)
         self._lost: str | None = None
         self._closing: asyncio.Task[None] | None = None
         self._environment = {"PATH": PATH, "HOME": spec.workdir, "USER": server.user, "LANG": "C.UTF-8", **spec.env}
@@ -82,16 +85,21 @@ class NamespaceSandbox(Reachable):
         """Run an argv, or a string through ``/bin/sh -c``. Raises `SandboxLost`."""
         argv = argv_of(command)
         agent = await self._ready_for_commands()
-        with self._watching(timeout_s):
-            killed = self._server.cgroups.out_of_memory(self._id)
+        killed = self._server.cgroups.out_of_memory(self._id)
+        watched = self._watchdog.watch(timeout_s + _OVERDUE_S)
+        try:
             result = await agent.run(
                 argv,
                 stdin=stdin,
-                env={**self._environment, **(env or {})},
+                env={**self._environment, **env} if env else self._environment,
                 cwd=os.path.join(self._spec.workdir, cwd or ""),
                 timeout_s=timeout_s,
                 bounds=bounds,
             )
+        except SandboxLost:
+            raise self._gone() from None
+        finally:
+            self._watchdog.forget(watched)
         return self._told(result, killed)
 
     async def open(
@@ -125,8 +133,13 @@ class NamespaceSandbox(Reachable):
             raise
 
         async def end() -> Result:
-            with self._watching(timeout_s):
+            watched = self._watchdog.watch(timeout_s + _OVERDUE_S)
+            try:
                 return self._told(await future, killed)
+            except SandboxLost:
+                raise self._gone() from None
+            finally:
+                self._watchdog.forget(watched)
 
         return RunningProcess(ends, asyncio.ensure_future(end()), lambda number: agent.signal(serial, number))
 
@@ -262,6 +275,7 @@ class NamespaceSandbox(Reachable):
             why = f"its time to live of {self._spec.ttl_s:g} s ended"
         self._server.ledger.closed(self._id, self.cost())
         self._lost = why
+        self._watchdog.close()
         if self._agent:
             self._agent.close(why)
         self._ways.close()
@@ -286,17 +300,6 @@ class NamespaceSandbox(Reachable):
             self._confined = True
         self._changed = True
         return agent
-
-    @contextmanager
-    def _watching(self, timeout_s: float) -> Iterator[None]:
-        """End the sandbox when its pid 1 does not end a command long after its time."""
-        watchdog = asyncio.get_running_loop().call_later(timeout_s + 30, self._suspect, timeout_s)
-        try:
-            yield
-        except SandboxLost:
-            raise self._gone() from None
-        finally:
-            watchdog.cancel()
 
     def _told(self, result: Result, killed: int) -> Result:
         """Say so when the kernel's memory limit has ended it: `killed` is how many it had killed before."""
@@ -379,12 +382,12 @@ class NamespaceSandbox(Reachable):
         finally:
             self._reach.working -= 1
 
-    def _suspect(self, timeout_s: float) -> None:
+    def _suspect(self) -> float:
         """A command should have ended long ago: unless it is paused, its pid 1 does not do its work."""
-        if self._pause.holds and self._lost is None:
-            asyncio.get_running_loop().call_later(timeout_s + 30, self._suspect, timeout_s)
-        else:
-            self._end("its first process does not answer")
+        if self._pause.holds:
+            return _OVERDUE_S
+        self._end("its first process does not answer")
+        return 0.0
 
     def _alive(self) -> Agent:
         if self._lost is not None or self._agent is None:

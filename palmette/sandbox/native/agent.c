@@ -26,6 +26,7 @@
 #define COMMANDS_MAX 128 /* at once */
 #define ORPHANS_MAX 256  /* pipes still held by daemons of commands that ended: read and forgotten */
 #define GRACE_US 50000   /* how long output may still follow the exit of a command */
+#define PATIENCE_US 20000 /* how long a waiting shell has to take a script before it is started afresh */
 #define FOREVER UINT64_MAX
 
 struct capture { /* head and tail of a stream */
@@ -36,11 +37,14 @@ struct capture { /* head and tail of a stream */
 };
 
 struct command {
-    int used, exited, killed;
+    int used, exited, killed, script;
     uint32_t id, how;
     pid_t pid;
     int32_t code;
-    uint64_t began, deadline, ended, ticks, cpu_us;
+    uint64_t began, deadline, ended, cpu_us;
+    uint64_t handed; /* when a waiting shell was asked to run it, over `line`; 0: it runs */
+    int line[2];
+    struct moment since;
     long peak_kib;
     struct capture stream[2];
     char *blob; /* the finished answer, being sent */
@@ -50,7 +54,7 @@ struct command {
 
 static struct command commands[COMMANDS_MAX];
 static int orphans[ORPHANS_MAX], orphan_count;
-static int control, signals;
+static int control, signals, nothing;
 static uint32_t output_limit;
 static char buffer[PACKET_MAX + 1];
 static struct { /* what commands may write to, if that is confined */
@@ -177,7 +181,10 @@ static int deliver(struct command *c) {
 static void finish(struct command *c) {
     struct rusage all, own;
     getrusage(RUSAGE_CHILDREN, &all), getrusage(RUSAGE_SELF, &own);
-    char *blob = malloc(2 * (c->stream[0].head_limit + c->stream[0].tail_limit) + 256);
+    size_t kept = 128; /* for the marks of what was cut */
+    for (int i = 0; i < 2; i++)
+        kept += c->stream[i].head_used + c->stream[i].tail_used;
+    char *blob = malloc(kept);
     struct done done = {.type = DONE, .id = c->id, .how = c->how, .code = c->code, .wall_us = c->ended - c->began,
                         .cpu_us = c->cpu_us, .peak_kib = c->peak_kib, .all_cpu_us = cpu_us(&all) + cpu_us(&own)};
     if (blob) {
@@ -186,9 +193,14 @@ static void finish(struct command *c) {
     }
     done.truncated = !blob || c->stream[0].cut || c->stream[1].cut;
     release(&c->stream[0], 1), release(&c->stream[1], 1);
+    int script = c->script, handed = c->handed > 0, line[2] = {c->line[0], c->line[1]};
     c->blob = blob, c->blob_bytes = done.out_bytes + done.err_bytes, c->done = done;
     c->used = 2; /* only to be delivered now */
     deliver(c);
+    if (handed)
+        close(line[0]), close(line[1]);
+    if (script)
+        warm_expect(now_us());
 }
 
 /* ---- processes -------------------------------------------------------------------------------------------------- */
@@ -203,7 +215,7 @@ static int running(void) {
 static void kill_command(struct command *c) {
     int alone = running() == 1;
     c->killed = 1;
-    for (int rounds = 0; rounds < 64 && kill_family(c->pid, c->ticks, alone); rounds++)
+    for (int rounds = 0; rounds < 64 && kill_family(c->pid, &c->since, alone); rounds++)
         usleep(rounds < 8 ? 200 : 2000);
 }
 
@@ -232,21 +244,17 @@ static int confine(void) {
     return writable.ruleset < 0;
 }
 
-static void __attribute__((noreturn)) become(const struct spawn *s, const char *cwd, char **argv, char **env,
-                                             const int fds[3]) {
+/* In a child of pid 1. */
+void confine_process(void) {
+    if (writable.count && restrict_to(writable.ruleset))
+        _exit(126);
+}
+
+/* In a child of pid 1: signals, visibility and the kernel's preferences as a command expects them. */
+void settle_process(void) {
     sigset_t none;
     sigemptyset(&none);
     setsid();
-    for (int i = 0; i < 3; i++)
-        if (dup2(fds[i], i) < 0)
-            _exit(126);
-    if (writable.count && restrict_to(writable.ruleset))
-        _exit(126);
-    close_range(3, ~0u, 0);
-    if (s->terminal)
-        ioctl(0, TIOCSCTTY, 0);
-    limit(RLIMIT_AS, (rlim_t)s->memory_mb << 20), limit(RLIMIT_FSIZE, (rlim_t)s->file_mb << 20);
-    limit(RLIMIT_CPU, s->cpu_s);
     for (int number = 1; number < 32; number++) /* what the fork server ignores is not for commands to inherit */
         signal(number, SIG_DFL);
     /* The C library keeps 32 and 33 to itself, but whoever started us may have left them ignored. */
@@ -261,6 +269,20 @@ static void __attribute__((noreturn)) become(const struct spawn *s, const char *
             dprintf(2, "oom_score_adj: %s\n", strerror(errno));
         close(adjust);
     }
+}
+
+static void __attribute__((noreturn)) become(const struct spawn *s, const char *cwd, char **argv, char **env,
+                                             const int fds[3]) {
+    for (int i = 0; i < 3; i++)
+        if (dup2(fds[i], i) < 0)
+            _exit(126);
+    confine_process();
+    close_range(3, ~0u, 0);
+    settle_process();
+    if (s->terminal)
+        ioctl(0, TIOCSCTTY, 0);
+    limit(RLIMIT_AS, (rlim_t)s->memory_mb << 20), limit(RLIMIT_FSIZE, (rlim_t)s->file_mb << 20);
+    limit(RLIMIT_CPU, s->cpu_s);
     if (chdir(cwd)) {
         dprintf(2, "%s: %s\n", cwd, strerror(errno));
         _exit(126);
@@ -270,6 +292,23 @@ static void __attribute__((noreturn)) become(const struct spawn *s, const char *
     int error = errno;
     dprintf(2, "%s: %s\n", argv[0], strerror(error));
     _exit(error == ENOENT ? 127 : 126);
+}
+
+/* A new process for a request; its pid, or -1. */
+static pid_t start(const struct spawn *s, char *strings, const int fds[3]) {
+    char **words = calloc(s->argc + s->envc + 2, sizeof *words);
+    if (!words)
+        return -1;
+    char *cwd = strings, *at = cwd + strlen(cwd) + 1, **argv = words, **env = words + s->argc + 1;
+    for (uint32_t i = 0; i < s->argc; i++, at += strlen(at) + 1)
+        argv[i] = at;
+    for (uint32_t i = 0; i < s->envc; i++, at += strlen(at) + 1)
+        env[i] = at;
+    pid_t pid = fork();
+    if (pid == 0)
+        become(s, cwd, argv, env, fds);
+    free(words);
+    return pid;
 }
 
 static void refuse(uint32_t id, int error) {
@@ -294,33 +333,25 @@ static void watch(struct capture *c, int *fd, uint32_t bytes) {
         fcntl(c->fd, F_SETFL, O_NONBLOCK);
 }
 
-static void spawn(const struct spawn *s, char *strings, const int given[3]) {
+/* Start what the packet in `buffer` asks for. */
+static void spawn(const struct spawn *s, size_t length, const int given[3]) {
     struct command *c = free_command();
-    char **words = calloc(s->argc + s->envc + 2, sizeof *words);
-    int out[2] = {-1, -1}, err[2] = {-1, -1}, nothing = -1, ours = s->fds < 3;
-    if (!c || !words || confine() || (ours && (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC)))) {
+    char *strings = buffer + sizeof *s;
+    int out[2] = {-1, -1}, err[2] = {-1, -1}, ours = s->fds < 3;
+    if (!c || confine() || (ours && (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC)))) {
         refuse(s->id, errno ? errno : EAGAIN);
         goto end;
     }
-    char *cwd = strings, *at = cwd + strlen(cwd) + 1, **argv = words, **env = words + s->argc + 1;
-    for (uint32_t i = 0; i < s->argc; i++, at += strlen(at) + 1)
-        argv[i] = at;
-    for (uint32_t i = 0; i < s->envc; i++, at += strlen(at) + 1)
-        env[i] = at;
-    if (given[0] < 0)
-        nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    int fds[3] = {given[0] < 0 ? nothing : given[0], ours ? out[1] : given[1], ours ? err[1] : given[2]};
     memset(c, 0, sizeof *c);
-    c->began = now_us();
-    pid_t pid = fork();
-    if (pid == 0)
-        become(s, cwd, argv, env, (int[]){nothing >= 0 ? nothing : given[0], ours ? out[1] : given[1],
-                                          ours ? err[1] : given[2]});
-    if (pid < 0) {
+    c->began = now_us(), c->since = this_moment();
+    c->pid = warm_start(s, buffer, length, fds, c->line);
+    c->handed = c->pid ? c->began : 0, c->script = ours;
+    if (!c->pid && (c->pid = start(s, strings, fds)) < 0) {
         refuse(s->id, errno);
         goto end;
     }
-    c->used = 1, c->id = s->id, c->pid = pid, c->deadline = c->began + (uint64_t)s->timeout_ms * 1000;
-    c->ticks = started_at(pid);
+    c->used = 1, c->id = s->id, c->deadline = c->began + (uint64_t)s->timeout_ms * 1000;
     watch(&c->stream[0], &out[0], s->output_bytes ? s->output_bytes : output_limit);
     watch(&c->stream[1], &err[0], s->output_bytes ? s->output_bytes : output_limit);
 end:
@@ -330,32 +361,58 @@ end:
         if (err[i] >= 0)
             close(err[i]);
     }
-    if (nothing >= 0)
-        close(nothing);
-    free(words);
+}
+
+/* Whether a command's process runs it: if the shell that was to take it has not, it is taken back and started afresh. */
+static int taken(struct command *c) {
+    int fds[3];
+    struct spawn s;
+    ssize_t n = warm_recall(c->line, buffer, PACKET_MAX, fds);
+    c->handed = 0;
+    close(c->line[0]), close(c->line[1]);
+    if (n <= (ssize_t)sizeof s)
+        return 1;
+    memcpy(&s, buffer, sizeof s);
+    kill(c->pid, SIGKILL);
+    warm_drop();
+    if (!c->killed && (c->pid = start(&s, buffer + sizeof s, fds)) < 0) {
+        const char *text = "cannot start a command: no process\n";
+        keep(&c->stream[1], text, strlen(text));
+        c->pid = 0, c->exited = 1, c->code = 126, c->ended = now_us();
+    }
+    for (int i = 0; i < 3; i++)
+        close(fds[i]);
+    return c->killed;
+}
+
+static void ended(struct command *c, int status, const struct rusage *used) {
+    c->exited = 1, c->ended = now_us(), c->cpu_us = cpu_us(used), c->peak_kib = used->ru_maxrss;
+    c->how = c->how == TIMED_OUT ? TIMED_OUT : WIFSIGNALED(status) ? SIGNALLED : EXITED;
+    c->code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    drain(&c->stream[0]), drain(&c->stream[1]);
 }
 
 static void reap(void) {
     int status;
     struct rusage used;
-    for (pid_t pid; (pid = wait4(-1, &status, WNOHANG, &used)) > 0;)
+    for (pid_t pid; (pid = wait4(-1, &status, WNOHANG, &used)) > 0;) {
+        warm_lost(pid);
         for (int i = 0; i < COMMANDS_MAX; i++) {
             struct command *c = &commands[i];
-            if (c->used != 1 || c->exited || c->pid != pid)
-                continue;
-            c->exited = 1, c->ended = now_us(), c->cpu_us = cpu_us(&used), c->peak_kib = used.ru_maxrss;
-            c->how = c->how == TIMED_OUT ? TIMED_OUT : WIFSIGNALED(status) ? SIGNALLED : EXITED;
-            c->code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-            drain(&c->stream[0]), drain(&c->stream[1]);
+            if (c->used == 1 && !c->exited && c->pid == pid && (!c->handed || WIFEXITED(status) || taken(c)))
+                ended(c, status, &used);
         }
+    }
 }
 
 /* End daemons and whatever else is left of earlier commands, unless a command runs. */
 static void quieten(uint32_t id) {
     struct quieted answer = {QUIETED, id, running()};
     pid_t pid = 0;
-    if (!answer.busy)
+    if (!answer.busy) {
+        warm_drop();
         kill(-1, SIGKILL);
+    }
     for (int rounds = 0; !answer.busy && rounds < 2000; rounds++) {
         while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
             ;
@@ -384,7 +441,7 @@ static void listen_to_host(void) {
             struct spawn s;
             memcpy(&s, buffer, sizeof s);
             errno = 0;
-            spawn(&s, buffer + sizeof s, fds);
+            spawn(&s, n, fds);
         } else if (type == KILL && (size_t)n == sizeof(struct kill)) {
             struct kill k;
             memcpy(&k, buffer, sizeof k);
@@ -418,6 +475,8 @@ static uint64_t next_deadline(uint64_t until) {
     for (int i = 0; i < COMMANDS_MAX; i++) {
         const struct command *c = &commands[i];
         uint64_t at = c->used != 1 ? FOREVER : c->exited ? c->ended + GRACE_US : c->killed ? FOREVER : c->deadline;
+        if (c->used == 1 && c->handed && c->handed + PATIENCE_US < at)
+            at = c->handed + PATIENCE_US;
         until = at < until ? at : until;
     }
     return until;
@@ -428,6 +487,8 @@ static void settle(uint64_t now) {
         struct command *c = &commands[i];
         if (c->used != 1)
             continue;
+        if (!c->exited && c->handed && now >= c->handed + PATIENCE_US)
+            taken(c);
         if (!c->exited && !c->killed && now >= c->deadline) {
             c->how = TIMED_OUT;
             kill_command(c);
@@ -439,8 +500,8 @@ static void settle(uint64_t now) {
 }
 
 void run_agent(int socket, uint32_t output_bytes, uint32_t ttl_ms, const char *directories, uint32_t count) {
-    static struct pollfd polls[2 + 2 * COMMANDS_MAX + ORPHANS_MAX];
-    static struct capture *owners[2 + 2 * COMMANDS_MAX + ORPHANS_MAX];
+    static struct pollfd polls[3 + 2 * COMMANDS_MAX + ORPHANS_MAX];
+    static struct capture *owners[3 + 2 * COMMANDS_MAX + ORPHANS_MAX];
     uint64_t end = now_us() + (uint64_t)ttl_ms * 1000;
     sigset_t child;
     control = socket, output_limit = output_bytes;
@@ -449,8 +510,9 @@ void run_agent(int socket, uint32_t output_bytes, uint32_t ttl_ms, const char *d
     sigprocmask(SIG_SETMASK, &child, NULL);
     signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
     fcntl(control, F_SETFL, O_NONBLOCK);
+    nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
     for (;;) {
-        int n = 2, sending = 0;
+        int n = 3, sending = 0;
         for (int i = 0; i < COMMANDS_MAX; i++) {
             sending |= commands[i].used == 2;
             for (int s = 0; s < 2 && commands[i].used == 1; s++)
@@ -462,14 +524,15 @@ void run_agent(int socket, uint32_t output_bytes, uint32_t ttl_ms, const char *d
             polls[n++] = (struct pollfd){orphans[i], POLLIN, 0};
         polls[0] = (struct pollfd){control, POLLIN | (sending ? POLLOUT : 0), 0};
         polls[1] = (struct pollfd){signals, POLLIN, 0};
-        uint64_t now = now_us(), until = next_deadline(end);
+        uint64_t now = now_us(), let_go = warm_until(now), until = next_deadline(let_go < end ? let_go : end);
+        polls[2] = (struct pollfd){warm_answers(), POLLIN, 0};
         struct timespec wait = {0};
         if (until > now)
             wait.tv_sec = (until - now) / 1000000, wait.tv_nsec = (until - now) % 1000000 * 1000;
         ppoll(polls, n, &wait, NULL);
         if (now_us() >= end)
             _exit(0); /* its time to live is over */
-        for (int i = 2; i < first_orphan; i++)
+        for (int i = 3; i < first_orphan; i++)
             if (polls[i].revents)
                 drain(owners[i]);
         for (int i = n - 1; i >= first_orphan; i--)
@@ -486,6 +549,8 @@ void run_agent(int socket, uint32_t output_bytes, uint32_t ttl_ms, const char *d
                 ;
             reap();
         }
+        if (polls[2].revents && polls[2].fd == warm_answers())
+            warm_hear();
         if (polls[0].revents & POLLOUT)
             for (int i = 0; i < COMMANDS_MAX; i++)
                 if (commands[i].used == 2 && !deliver(&commands[i]))

@@ -97,7 +97,8 @@ static void limit_by_cgroup(const struct box *b, const char *name) {
         snprintf(at, sizeof at, "%s/%s", base, name);
         if (mkdir(at, 0755) && errno != EEXIST)
             fail("making a cgroup");
-        snprintf(value, sizeof value, "%llu", i ? r->pids + 1ULL : (unsigned long long)r->memory_mb << 20);
+        snprintf(value, sizeof value, "%llu",
+                 i ? r->pids + (unsigned long long)OUR_PIDS : (unsigned long long)r->memory_mb << 20);
         const char *file = i ? "pids.max" : "memory.max";
         snprintf(at, sizeof at, "%s/%s/%s", base, name, file);
         if (put(at, value))
@@ -121,7 +122,7 @@ static void limit_cpu(const struct box *b, const char *name) {
 
 static void limit_by_rlimit(const struct box *b) {
     const struct request *r = &b->request;
-    struct rlimit files = {1024, 4096}, none = {0, 0}, processes = {r->pids + 1, r->pids + 1};
+    struct rlimit files = {1024, 4096}, none = {0, 0}, processes = {r->pids + OUR_PIDS, r->pids + OUR_PIDS};
     struct rlimit memory = {(rlim_t)r->memory_mb << 20, (rlim_t)r->memory_mb << 20}, now;
     if (getrlimit(RLIMIT_NOFILE, &now) == 0 && now.rlim_max < files.rlim_max)
         files.rlim_max = now.rlim_max, files.rlim_cur = now.rlim_max < 1024 ? now.rlim_max : 1024;

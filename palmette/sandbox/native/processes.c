@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 struct process {
@@ -34,17 +35,25 @@ static int read_process(const char *pid, struct process *p) {
                           &p->state, &p->parent, &p->session, &p->ticks) == 4;
 }
 
-/* When a process started, in clock ticks since boot; 0 when it is gone. */
-unsigned long long started_at(pid_t pid) {
-    struct process p;
-    char name[16];
-    snprintf(name, sizeof name, "%d", pid);
-    return read_process(name, &p) ? p.ticks : 0;
+/* Who starts after it is younger. */
+struct moment this_moment(void) {
+    struct timespec t;
+    struct moment m;
+    char text[128];
+    static int loads = -1;
+    if (loads < 0)
+        loads = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+    ssize_t n = loads < 0 ? -1 : pread(loads, text, sizeof text - 1, 0);
+    text[n > 0 ? n : 0] = 0;
+    const char *last = strrchr(text, ' ');
+    clock_gettime(CLOCK_BOOTTIME, &t);
+    m.ticks = (unsigned long long)t.tv_sec * 100 + t.tv_nsec / 10000000, m.last_pid = last ? atoi(last) : 0;
+    return m;
 }
 
 /* Kill what a command started: its session, all descendants, and, when it is the only command, orphans that are
  * younger than it (a daemon that forked twice has lost every other tie). True while something was left to kill. */
-int kill_family(pid_t leader, unsigned long long ticks, int orphans_too) {
+int kill_family(pid_t leader, const struct moment *since, int orphans_too) {
     static struct process table[8192];
     int n = 0, found = 0, changed = 1;
     DIR *proc = opendir("/proc");
@@ -54,8 +63,8 @@ int kill_family(pid_t leader, unsigned long long ticks, int orphans_too) {
         if (e->d_name[0] >= '1' && e->d_name[0] <= '9' && read_process(e->d_name, &table[n]) && table[n].pid != 1)
             n++;
     closedir(proc);
-    for (int i = 0; i < n; i++) { /* a tick is 10 ms: within one, the order of pids tells who is younger */
-        int younger = table[i].ticks > ticks || (table[i].ticks == ticks && table[i].pid > leader);
+    for (int i = 0; i < n; i++) {
+        int younger = table[i].ticks > since->ticks || (table[i].ticks == since->ticks && table[i].pid > since->last_pid);
         table[i].victim = table[i].pid == leader || table[i].session == leader ||
                           (orphans_too && table[i].parent == 1 && younger);
     }

@@ -16,6 +16,7 @@ enum profile { ROOT, ROOT_INSIDE, ROOTLESS }; /* see profile.py */
 #define PACKET_MAX (160 * 1024) /* of one frame to the agent */
 #define CHUNK (48 * 1024)       /* of output in one frame to the host */
 #define REQUEST_MAX (64 * 1024) /* of one frame to the fork server */
+#define OUR_PIDS 3              /* in a sandbox, beside those its limit leaves: pid 1 and two of a waiting shell */
 
 /* To the fork server, with the sandbox's end of the control socket. Strings follow, each ended by NUL: the name, then
  * `links` pairs (target, path), then `binds` keys (path and inode; with "\n/" at its end the first is a whole root file
@@ -130,12 +131,28 @@ int copy_tree(int from, const char *to);
 /* agent.c: commands may write below the `count` directories only, if there are any */
 void run_agent(int control, uint32_t output_bytes, uint32_t ttl_ms, const char *directories, uint32_t count)
     __attribute__((noreturn));
+void confine_process(void);
+void settle_process(void);
 /* landlock.c */
 int landlock_confines_writes(void);
 int writable_ruleset(const char *directories, uint32_t count);
 int restrict_to(int ruleset);
+/* warm.c; preload/sh.c finds its descriptors at these numbers */
+enum { SHELL_LIBRARY = 3, SHELL_ORDERS };
+pid_t warm_start(const struct spawn *s, const char *packet, size_t length, const int fds[3], int its_line[2]);
+ssize_t warm_recall(const int its_line[2], char *packet, size_t room, int fds[3]);
+void warm_expect(uint64_t now_us);
+uint64_t warm_until(uint64_t now_us);
+int warm_answers(void);
+void warm_hear(void);
+void warm_lost(pid_t pid);
+void warm_drop(void);
 /* processes.c */
-int kill_family(pid_t leader, unsigned long long ticks, int orphans_too);
-unsigned long long started_at(pid_t pid);
+struct moment { /* by the clock of /proc/PID/stat, which is coarse, and the pids given away so far */
+    unsigned long long ticks;
+    pid_t last_pid;
+};
+struct moment this_moment(void);
+int kill_family(pid_t leader, const struct moment *since, int orphans_too);
 
 #endif
