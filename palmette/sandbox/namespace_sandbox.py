@@ -7,10 +7,10 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from palmette.sandbox.agent import Agent
 from palmette.sandbox.api import Bounds, Busy, Result, SandboxError, SandboxLost, Spec, StartFailed, Status
@@ -32,6 +32,7 @@ from palmette.sandbox.watchdog import Watchdog
 if TYPE_CHECKING:
     from palmette.sandbox.namespace import NamespaceHost
 
+_Answer = TypeVar("_Answer")
 GATEWAY_URL = "http://127.77.0.1:8000"
 _OVERDUE_S = 30.0  # so long after its time-out a command cannot be running, unless pid 1 does not do its work
 
@@ -86,21 +87,15 @@ class NamespaceSandbox(Reachable):
         argv = argv_of(command)
         agent = await self._ready_for_commands()
         killed = self._server.cgroups.out_of_memory(self._id)
-        watched = self._watchdog.watch(timeout_s + _OVERDUE_S)
-        try:
-            result = await agent.run(
-                argv,
-                stdin=stdin,
-                env={**self._environment, **env} if env else self._environment,
-                cwd=os.path.join(self._spec.workdir, cwd or ""),
-                timeout_s=timeout_s,
-                bounds=bounds,
-            )
-        except SandboxLost:
-            raise self._gone() from None
-        finally:
-            self._watchdog.forget(watched)
-        return self._told(result, killed)
+        running = agent.run(
+            argv,
+            stdin=stdin,
+            env={**self._environment, **env} if env else self._environment,
+            cwd=os.path.join(self._spec.workdir, cwd or ""),
+            timeout_s=timeout_s,
+            bounds=bounds,
+        )
+        return self._told(await self._in_time(running, timeout_s), killed)
 
     async def open(
         self,
@@ -133,13 +128,7 @@ class NamespaceSandbox(Reachable):
             raise
 
         async def end() -> Result:
-            watched = self._watchdog.watch(timeout_s + _OVERDUE_S)
-            try:
-                return self._told(await future, killed)
-            except SandboxLost:
-                raise self._gone() from None
-            finally:
-                self._watchdog.forget(watched)
+            return self._told(await self._in_time(future, timeout_s), killed)
 
         return RunningProcess(ends, asyncio.ensure_future(end()), lambda number: agent.signal(serial, number))
 
@@ -165,8 +154,7 @@ class NamespaceSandbox(Reachable):
 
     async def running(self) -> int:
         """Ask its first process how many commands run. Raises `SandboxLost`."""
-        with self._watching(30.0):
-            return await self._alive().running()
+        return await self._in_time(self._alive().running(), 0.0)
 
     async def socket(self, family: int) -> socket.socket:
         """Return a TCP socket that was made in its network. Raises `SandboxLost`, `StartFailed`."""
@@ -300,6 +288,16 @@ class NamespaceSandbox(Reachable):
             self._confined = True
         self._changed = True
         return agent
+
+    async def _in_time(self, answer: Awaitable[_Answer], timeout_s: float) -> _Answer:
+        """Wait for pid 1's answer; when it does not come long after its time, the sandbox ends."""
+        watched = self._watchdog.watch(timeout_s + _OVERDUE_S)
+        try:
+            return await answer
+        except SandboxLost:
+            raise self._gone() from None
+        finally:
+            self._watchdog.forget(watched)
 
     def _told(self, result: Result, killed: int) -> Result:
         """Say so when the kernel's memory limit has ended it: `killed` is how many it had killed before."""

@@ -17,7 +17,6 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -60,9 +59,7 @@ static char buffer[PACKET_MAX + 1];
 static struct { /* what commands may write to, if that is confined */
     const char *directories;
     uint32_t count;
-    int ruleset;
-    dev_t device;
-    ino_t root;
+    int ruleset; /* -1: to be made */
 } writable = {.ruleset = -1};
 
 static uint64_t now_us(void) {
@@ -230,18 +227,9 @@ static void limit(int what, rlim_t value) {
 
 /* The rules for what may be written to, made anew after a fork, which changes the root; true on failure. */
 static int confine(void) {
-    struct stat root;
-    if (!writable.count)
-        return 0;
-    if (stat("/", &root))
-        return -1;
-    if (writable.ruleset >= 0 && root.st_dev == writable.device && root.st_ino == writable.root)
-        return 0;
-    if (writable.ruleset >= 0)
-        close(writable.ruleset);
-    writable.device = root.st_dev, writable.root = root.st_ino;
-    writable.ruleset = writable_ruleset(writable.directories, writable.count);
-    return writable.ruleset < 0;
+    if (writable.count && writable.ruleset < 0)
+        writable.ruleset = writable_ruleset(writable.directories, writable.count);
+    return writable.count && writable.ruleset < 0;
 }
 
 /* In a child of pid 1. */
@@ -345,7 +333,7 @@ static void spawn(const struct spawn *s, size_t length, const int given[3]) {
     int fds[3] = {given[0] < 0 ? nothing : given[0], ours ? out[1] : given[1], ours ? err[1] : given[2]};
     memset(c, 0, sizeof *c);
     c->began = now_us(), c->since = this_moment();
-    c->pid = warm_start(s, buffer, length, fds, c->line);
+    c->pid = warm_start(s, buffer, length, fds, c->line, c->began);
     c->handed = c->pid ? c->began : 0, c->script = ours;
     if (!c->pid && (c->pid = start(s, strings, fds)) < 0) {
         refuse(s->id, errno);
@@ -412,6 +400,8 @@ static void quieten(uint32_t id) {
     if (!answer.busy) {
         warm_drop();
         kill(-1, SIGKILL);
+        if (writable.ruleset >= 0) /* there may be another root soon, perhaps of the same number */
+            close(writable.ruleset), writable.ruleset = -1;
     }
     for (int rounds = 0; !answer.busy && rounds < 2000; rounds++) {
         while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)

@@ -23,11 +23,13 @@
 #define IDLE_US 10000000 /* without a script for so long, it is let go; as soon after one another it is made */
 #define ARGUMENT_MAX (128 * 1024) /* the kernel's, for one string */
 #define PATIENCE_MS 1 /* less than a fresh start takes */
+#define FAILURES_MAX 3 /* then this shell is taken for one that cannot wait: a static one, or of another C library */
+#define STUCK_US 500000
 #define SHELL "/bin/sh"
 
 static pid_t keeper, ready;
-static int orders = -1, line[2] = {-1, -1}, ordered, useless;
-static uint64_t last_us; /* the end of the last script */
+static int orders = -1, line[2] = {-1, -1}, ordered, answered, failures;
+static uint64_t last_us, ordered_us; /* the end of the last script; when another fork was ordered */
 static struct stat program;
 
 #ifdef PRELOAD
@@ -62,13 +64,13 @@ static void make_keeper(void) {
     size_t bytes = preload_end - preload_begin;
     int library = bytes ? memfd_create("palmette", MFD_CLOEXEC | MFD_ALLOW_SEALING) : -1, pair[2] = {-1, -1};
     const int kind = SOCK_SEQPACKET | SOCK_CLOEXEC, seals = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
-    useless = 1; /* until it has answered */
+    answered = 0;
     if (library >= 0 && write(library, preload_begin, bytes) == (ssize_t)bytes &&
         fcntl(library, F_ADD_SEALS, seals) == 0 && stat(SHELL, &program) == 0 &&
         socketpair(AF_UNIX, kind, 0, pair) == 0 && (keeper = fork()) == 0)
         become_keeper(library, pair[1]);
     close(library), close(pair[1]);
-    orders = pair[0], ordered = 1;
+    orders = pair[0], ordered = 1, ordered_us = last_us;
     if (keeper <= 0)
         warm_drop();
 }
@@ -84,7 +86,7 @@ void warm_hear(void) {
     ssize_t n = receive_packet(orders, &pid, sizeof pid, fds, 2);
     if (n < 0 && errno == EAGAIN)
         return;
-    ordered = useless = 0;
+    ordered = failures = 0, answered = 1;
     line[0] = fds[0], line[1] = fds[1];
     if (n == sizeof pid && fds[1] >= 0 && !ready && waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0)
         ready = pid;
@@ -110,7 +112,7 @@ void warm_drop(void) {
 /* A child has ended: it may have been ours. */
 void warm_lost(pid_t pid) {
     if (pid == keeper)
-        keeper = 0;
+        keeper = 0, failures += !answered;
     else if (pid == ready)
         ready = 0;
     else
@@ -118,19 +120,21 @@ void warm_lost(pid_t pid) {
     warm_drop();
 }
 
-static void order(void) {
+static void order(uint64_t now_us) {
     char more = 1;
     if (keeper && !ready && !ordered)
-        ordered = send(orders, &more, 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
+        ordered = send(orders, &more, 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1, ordered_us = now_us;
+    else if (ordered && now_us >= ordered_us + STUCK_US) /* stopped, perhaps */
+        warm_drop();
 }
 
 /* A script has ended: more may come. */
 void warm_expect(uint64_t now_us) {
     int soon = now_us - last_us < IDLE_US;
     last_us = now_us;
-    if (!keeper && soon && !useless)
+    if (!keeper && soon && failures < FAILURES_MAX)
         make_keeper();
-    order();
+    order(now_us);
 }
 
 /* Let go of what nobody has used; when to ask again. */
@@ -161,18 +165,19 @@ static int fits(const struct spawn *s, const char *strings) {
 
 /* Give a request to the shell that waits, if there is one that would do the same as a fresh one. Returns its pid, and
  * the line to it, which is the caller's then; or 0. */
-pid_t warm_start(const struct spawn *s, const char *packet, size_t length, const int fds[3], int its_line[2]) {
+pid_t warm_start(const struct spawn *s, const char *packet, size_t length, const int fds[3], int its_line[2],
+                 uint64_t now_us) {
     struct pollfd soon = {orders, POLLIN, 0};
     if (!fits(s, packet + sizeof *s) || !same_program())
         return 0;
-    if (ordered && !useless && poll(&soon, 1, PATIENCE_MS) == 1)
+    if (ordered && answered && poll(&soon, 1, PATIENCE_MS) == 1)
         warm_hear();
     pid_t pid = ready;
     if (!pid || send_packet(line[0], packet, length, fds, 3))
         return 0;
     memcpy(its_line, line, sizeof line);
     ready = 0, line[0] = line[1] = -1;
-    order();
+    order(now_us);
     return pid;
 }
 

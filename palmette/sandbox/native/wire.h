@@ -139,7 +139,8 @@ int writable_ruleset(const char *directories, uint32_t count);
 int restrict_to(int ruleset);
 /* warm.c; preload/sh.c finds its descriptors at these numbers */
 enum { SHELL_LIBRARY = 3, SHELL_ORDERS };
-pid_t warm_start(const struct spawn *s, const char *packet, size_t length, const int fds[3], int its_line[2]);
+pid_t warm_start(const struct spawn *s, const char *packet, size_t length, const int fds[3], int its_line[2],
+                 uint64_t now_us);
 ssize_t warm_recall(const int its_line[2], char *packet, size_t room, int fds[3]);
 void warm_expect(uint64_t now_us);
 uint64_t warm_until(uint64_t now_us);
