@@ -1,7 +1,7 @@
 """This project's gateway before the fake engine of `benchmarks/gateway.py`, in a process of its own.
 
 Prints one JSON line {port, keys}: a session a key. Upon end of input it closes the sessions, writes their trees with
-``--trees`` and prints another line {peak_lag_ms, sampled_tokens, turns}.
+``--trees`` and prints another line {cpu_s, peak_lag_ms, sampled_tokens, turns}.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ async def serve(given: argparse.Namespace) -> None:
     if given.trees:
         TreeStore(given.trees).extend(({}, session.tree) for session in sessions)
     told = {
+        "cpu_s": time.process_time(),
         "peak_lag_ms": round(1000 * peak[0], 1),
         "sampled_tokens": sum(session.tree.num_sampled for session in sessions),
         "turns": sum(session.turns for session in sessions),

@@ -14,6 +14,7 @@ from palmette.chat.form import Form, find_form, schema, tell
 from palmette.chat.live import Live
 from palmette.chat.message import Message, Tool
 from palmette.chat.parse import BEGINNINGS, BEGINNINGS_AT_START, hermes, read, syntaxes_of
+from palmette.chat.stand_in import Going, is_time_to_ask, probes, stand_in
 from palmette.errors import UserError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
@@ -55,6 +56,7 @@ class Renderer:
         self._syntaxes = (hermes,) if self._form.calls_in_text else syntaxes_of(self._template)
         opening = self._render([Message(role="user", content=_PROBE)], (), generation=True)
         self._thinking = opening.rstrip().endswith(self._control.seal("<think>"))
+        self._local = self._goes_on_locally()
         self.vocab_size: int = len(tokenizer)
         self.hash: str = self._hash()
 
@@ -101,17 +103,20 @@ class Renderer:
         token as given. Raises `PrefixBroken` when the template tells earlier messages, or the reasoning of this turn,
         otherwise now than in the last prompt: then `prompt` is the caller's way on. Raises `TemplateRefused`.
         """
+        return [*prompt_ids, *completion_ids, *self.onward(completion_ids, messages, new, tools)]
+
+    def onward(
+        self, completion_ids: Sequence[int], messages: Sequence[Message], new: Sequence[Message], tools: Sequence[Tool]
+    ) -> list[int]:
+        """Return what `extend` puts behind the completion, at a cost that grows with what is new (see `stand_in`).
+
+        Raises what `extend` raises.
+        """
         if not messages or messages[-1].role != "assistant":
             raise ValueError("messages must end with the assistant message that was sampled")
-        before = self._render(messages[:-1], tools, generation=True)
-        whole = self._render([*messages, *new], tools, generation=True)
-        end = self._turn_end(before, whole)
-        reasoning = self._control.hide(messages[-1].reasoning or "", marks=False).strip()
-        if self._control.seal(reasoning) not in whole[len(before) : end.start()]:
-            raise PrefixBroken(f"the template of {self.source} drops the reasoning of an earlier turn")
-        tail = self._control.encode(whole[end.start() :])  # with the end token, which may swallow what follows it
+        tail = self._control.encode(self._told_next(messages, new, tools))
         stopped = len(completion_ids) > 0 and completion_ids[-1] in self.stop_ids
-        return [*prompt_ids, *completion_ids, *(tail[1:] if stopped else tail)]
+        return tail[1:] if stopped else tail
 
     def completion(self, messages: Sequence[Message], message: Message, tools: Sequence[Tool]) -> list[int]:
         """Return the ids that say `message` after ``prompt(messages, tools)``, its end token included.
@@ -168,6 +173,56 @@ class Renderer:
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, in which control strings become control tokens: for text that can be trusted."""
         return self._backend.encode(text, add_special_tokens=False).ids
+
+    def _told_next(self, messages: Sequence[Message], new: Sequence[Message], tools: Sequence[Tool]) -> str:
+        """Return the sealed text behind an answer, its end token first; behind a stand-in of the history if that does.
+
+        Raises `PrefixBroken`, `TemplateRefused`.
+        """
+        short = stand_in(messages, new, tools) if self._local else None
+        if short is None:
+            return self._told_behind(messages, new, tools)
+        try:
+            told = self._told_behind(short.messages, short.new, short.tools)
+        except (PrefixBroken, TemplateRefused):
+            return self._told_behind(messages, new, tools)
+        if not is_time_to_ask(messages, new):
+            return told
+        try:
+            whole = self._told_behind(messages, new, tools)
+        except PrefixBroken:
+            self._local = False
+            raise
+        self._local = self._local and whole == told
+        return whole
+
+    def _told_behind(self, messages: Sequence[Message], new: Sequence[Message], tools: Sequence[Tool]) -> str:
+        """Return the sealed text behind an answer, its end token first: that may swallow what follows it."""
+        before = self._render(messages[:-1], tools, generation=True)
+        whole = self._render([*messages, *new], tools, generation=True)
+        end = self._turn_end(before, whole)
+        reasoning = self._control.hide(messages[-1].reasoning or "", marks=False).strip()
+        if self._control.seal(reasoning) not in whole[len(before) : end.start()]:
+            raise PrefixBroken(f"the template of {self.source} drops the reasoning of an earlier turn")
+        return whole[end.start() :]
+
+    def _goes_on_locally(self) -> bool:
+        """Say whether the template goes on from every probe as it does from the probe's stand-in."""
+        for probe in probes():
+            short = stand_in(probe.messages, probe.new, probe.tools)
+            if short is not None and not self._agree(probe, short):
+                return False
+        return True
+
+    def _agree(self, probe: Going, short: Going) -> bool:
+        try:
+            told = self._told_behind(short.messages, short.new, short.tools)
+        except (PrefixBroken, TemplateRefused):
+            return True  # then the whole is told
+        try:
+            return told == self._told_behind(probe.messages, probe.new, probe.tools)
+        except (PrefixBroken, TemplateRefused):
+            return False
 
     def _render(
         self, messages: Sequence[Message], tools: Sequence[Tool], *, generation: bool, form: Form | None = None

@@ -86,7 +86,7 @@ class MessagesRequest:
         if answer.content:
             content.append({"type": "text", "text": answer.content})
         content += _calls(turn)
-        message = self.envelope(turn.id, turn.prompt_ids, len(turn.completion.token_ids))
+        message = self.envelope(turn.id, turn.prompt_tokens, len(turn.completion.token_ids))
         message |= {"content": content} | _ending(turn)
         if self.return_token_ids:
             message["prompt_token_ids"] = turn.prompt_ids
@@ -97,9 +97,9 @@ class MessagesRequest:
         """Return what writes a streamed response: a message that starts empty, its blocks, and how it ended."""
         return _Writer(self, call)
 
-    def envelope(self, identity: str, prompt_ids: Sequence[int], sampled: int = 0) -> dict[str, Any]:
+    def envelope(self, identity: str, prompt_tokens: int, sampled: int = 0) -> dict[str, Any]:
         """Return a message without content."""
-        usage = {"input_tokens": len(prompt_ids), "output_tokens": sampled}
+        usage = {"input_tokens": prompt_tokens, "output_tokens": sampled}
         usage |= {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
         envelope = {"id": f"msg_{identity}", "type": "message", "role": "assistant", "model": self.model}
         return envelope | {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
@@ -157,7 +157,7 @@ class _Writer:
 
     def begin(self) -> bytes:
         """Start the message."""
-        message = self._request.envelope(self._call.id, self._call.prompt_ids)
+        message = self._request.envelope(self._call.id, self._call.prompt_tokens)
         if self._request.return_token_ids:
             message["prompt_token_ids"] = self._call.prompt_ids
         return _event("message_start", {"message": message})

@@ -32,6 +32,7 @@ from palmette.gateway import anthropic, gemini, openai_chat, openai_completions,
 from palmette.gateway.call import Call
 from palmette.gateway.dialect import Dialect
 from palmette.gateway.dialect import Request as Asked
+from palmette.gateway.growing import Growing
 from palmette.gateway.incoming import key_of, name_of, read_body, while_connected
 from palmette.gateway.listen import Connection, Server, bind
 from palmette.gateway.refusal import Refusal
@@ -82,6 +83,7 @@ class Gateway:
         self._max_body_bytes = max_body_bytes
         self._under_way = 0
         self._sessions: dict[str, Session] = {}
+        self._growing = Growing()
         self._tokenising = ThreadPoolExecutor(1, "tokenising")
         self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -133,6 +135,7 @@ class Gateway:
     def close_session(self, key: str) -> Session:
         """Stop what the session has under way and return it with its final tree. Raises `KeyError`."""
         session = self._sessions.pop(key)
+        self._growing.forget(key)
         session.close()
         return session
 
@@ -169,8 +172,8 @@ class Gateway:
         session = self._session_of(request)
         with self._admitted(session) as slot:
             body = await read_body(request, self._max_body_bytes)
-            asked = dialect.read(body)
-            name, again = name_of(request, body)
+            asked, digest = self._growing.read(session.key if session.key in self._sessions else "", dialect, body)
+            name, again = name_of(request, digest)
             call = session.ask(
                 asked.ask,
                 self.engine,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from palmette.chat.message import Message
 from palmette.engine.api import Completion
+from palmette.trajectory.tree import Tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,22 +23,28 @@ class Turn:
 
     id: str
     messages: tuple[Message, ...]
-    prompt_ids: tuple[int, ...]
+    prompt_tokens: int
     completion: Completion
     answer: Message
+    tree: Tree = field(repr=False)
     leaf: int
     scores: tuple[float, ...] | None = None
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """What the engine saw, read from the tree: a session of many turns does not keep each prompt once more."""
+        return self.tree.path_ids(self.leaf)[: self.prompt_tokens].tolist()
 
 
 class Call:
     """Followed by whoever asked and by whoever asks the same again; when the last one leaves it is cancelled.
 
-    `prompt_ids` are there as soon as a token is. `delivered` says whether somebody was told the whole answer.
+    `prompt` is there from the first token to the turn. `delivered` says whether somebody was told the whole answer.
     """
 
     def __init__(self) -> None:
         self.id = secrets.token_hex(12)
-        self.prompt_ids: tuple[int, ...] = ()
+        self.prompt: Sequence[int] = ()
         self.delivered = False
         self._token_ids: list[int] = []
         self._logprobs: list[float] = []
@@ -70,9 +77,19 @@ class Call:
                 self._task.cancel()  # nothing happens to one that is done
 
     @property
+    def prompt_tokens(self) -> int:
+        """Number of tokens of the prompt."""
+        return self._turn.prompt_tokens if self._turn else len(self.prompt)
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """What the engine sees, as plain integers."""
+        return self._turn.prompt_ids if self._turn else list(self.prompt)
+
+    @property
     def answered_in_vain(self) -> bool:
         """Whether the answer is recorded and nobody was told all of it."""
-        return self._recorded and not self.delivered
+        return self._turn is not None and not self.delivered
 
     async def turn(self) -> Turn:
         """Return the answer once it is recorded. Raises what answering raised, `CancelledError` if it was cancelled."""
@@ -88,8 +105,8 @@ class Call:
         at = 0
         while True:
             moved, done = self._moved, self._task.done()
-            if self._recorded:
-                completion = self._task.result().completion
+            if self._turn is not None:
+                completion = self._turn.completion
                 if at < len(completion.token_ids):
                     yield list(completion.token_ids[at:]), list(completion.logprobs[at:])
                 return
@@ -103,9 +120,10 @@ class Call:
                 await moved.wait()
 
     @property
-    def _recorded(self) -> bool:
+    def _turn(self) -> Turn | None:
         task = self._task
-        return task is not None and task.done() and not task.cancelled() and task.exception() is None
+        done = task is not None and task.done() and not task.cancelled() and task.exception() is None
+        return task.result() if task is not None and done else None
 
     def _move(self) -> None:
         self._moved.set()

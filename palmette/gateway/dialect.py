@@ -71,9 +71,12 @@ class Dialect:
     """One wire format. `read` raises `Refusal` (400) naming the field that is wrong; `refuse` writes an error body.
 
     `fields` says what becomes of each field; one that is not named there is ignored, as agents send many of their own.
+    `items` names the list whose every item is read for itself into one message, if there is such (`palmette.gateway.
+    growing`).
     """
 
     name: str
     fields: Mapping[str, Fate]
     read: Callable[[bytes], Request]
     refuse: Callable[[Refusal], dict[str, Any]]
+    items: str | None = None

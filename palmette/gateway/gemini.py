@@ -126,7 +126,7 @@ class GenerateRequest:
                     for token_id, logprob in pairs
                 ]
             }
-        prompt, sampled = len(turn.prompt_ids), len(completion.token_ids)
+        prompt, sampled = turn.prompt_tokens, len(completion.token_ids)
         body["usageMetadata"] = {"promptTokenCount": prompt, "candidatesTokenCount": sampled}
         body["usageMetadata"]["totalTokenCount"] = prompt + sampled
         if self.return_token_ids:

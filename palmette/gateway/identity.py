@@ -19,6 +19,7 @@ from palmette.chat.message import Message, Tool, ToolCall
 from palmette.gateway.call import Turn
 
 Digest = bytes
+_WALKS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,20 +34,33 @@ class Walk:
         """Digest of the whole conversation."""
         return self.digests[-1]
 
+    @property
+    def answered(self) -> tuple[int, Turn | None]:
+        """The last answer of ours that something was said behind, and the number of messages up to it."""
+        for length in range(len(self.turns) - 1, 0, -1):
+            if self.turns[length - 1] is not None:
+                return length, self.turns[length - 1]
+        return 0, None
+
 
 class Known:
-    """The conversations that one session has answered."""
+    """The conversations that one session has answered.
+
+    The last few walks are kept, so that a conversation which grows is walked from where it has grown.
+    """
 
     def __init__(self) -> None:
         self._answers: dict[Digest, list[Turn]] = {}
+        self._walked: list[tuple[tuple[Message, ...], tuple[Tool, ...], Walk]] = []  # the latest first
 
     def walk(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Walk:
         """Follow a conversation, reading each assistant message as the answer given at that point if it means that."""
-        digest = _link(b"", [[tool.name, tool.description, _plain(tool.parameters)] for tool in tools])
-        digests, turns = [digest], []
-        positions: dict[str, int] = {}
-        calls = 0
-        for message in messages:
+        digests, turns = self._walked_before(messages, tools)
+        digests = digests or [_link(b"", [[tool.name, tool.description, _plain(tool.parameters)] for tool in tools])]
+        digest, begun = digests[-1], len(turns)
+        before = call_ids(messages[:begun])
+        positions, calls = {identity: at for at, identity in enumerate(before)}, len(before)
+        for message in messages[begun:]:
             turn = self._answer(digest, message) if message.role == "assistant" else None
             digest = _link(digest, _said(turn.answer if turn else message, positions))
             digests.append(digest)
@@ -54,11 +68,16 @@ class Known:
             for call in message.tool_calls:
                 positions[call.id] = calls
                 calls += 1
-        return Walk(digests=tuple(digests), turns=tuple(turns))
+        walk = Walk(digests=tuple(digests), turns=tuple(turns))
+        self._walked = [(tuple(messages), tuple(tools), walk), *self._walked[: _WALKS - 1]]
+        return walk
 
     def learn(self, walk: Walk, turn: Turn) -> Digest:
         """Remember the answer to a conversation; return the digest of both."""
-        self._answers.setdefault(walk.end, []).append(turn)
+        answers = self._answers.setdefault(walk.end, [])
+        answers.append(turn)
+        if len(answers) > 1:  # what a walk took for the answer may now be the earlier of two
+            self._walked = []
         return _link(walk.end, _said(turn.answer, {}))
 
     def copy(self) -> Known:
@@ -66,6 +85,24 @@ class Known:
         known = Known()
         known._answers = {digest: list(turns) for digest, turns in self._answers.items()}
         return known
+
+    def _walked_before(
+        self, messages: Sequence[Message], tools: Sequence[Tool]
+    ) -> tuple[list[Digest], list[Turn | None]]:
+        """Return digests and turns of the longest beginning that an earlier walk has in common with this one."""
+        length, best = -1, None
+        for walked, offered, walk in self._walked:
+            if tuple(tools) != offered:
+                continue
+            common = len(walked)
+            if tuple(messages[:common]) != walked:  # else done at once: messages are mostly the very same objects
+                pairs = enumerate(zip(messages, walked, strict=False))
+                common = next((at for at, (one, other) in pairs if one != other), min(len(messages), common))
+            if common > length:
+                length, best = common, walk
+            if common == len(walked):
+                break
+        return (list(best.digests[: length + 1]), list(best.turns[:length])) if best else ([], [])
 
     def _answer(self, digest: Digest, message: Message) -> Turn | None:
         """Return the turn whose answer `message` is: the latest that says the same, else one with defaults inserted."""

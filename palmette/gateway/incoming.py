@@ -36,13 +36,13 @@ def key_of(request: Request) -> str:
     return next((key for key in (*shown, request.query_params.get("key")) if key), "")
 
 
-def name_of(request: Request, body: bytes) -> tuple[str, bool]:
-    """Return the name of what is asked, and whether the request says that it was asked before.
+def name_of(request: Request, digest: bytes) -> tuple[str, bool]:
+    """Return the name of what is asked, by its body's digest, and whether the request says that it was asked before.
 
     A client says so by an idempotency key, which the first request and its retries share, or by counting its retries
     (the official clients of OpenAI and Anthropic do).
     """
-    content = blake2b(request.url.path.encode() + b"\0" + body, digest_size=16).hexdigest()
+    content = blake2b(request.url.path.encode() + b"\0" + digest, digest_size=16).hexdigest()
     own = request.headers.get("idempotency-key") or request.headers.get("x-request-id")
     if own:
         return f"{own}/{content}", True

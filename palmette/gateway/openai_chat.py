@@ -145,7 +145,7 @@ def read(body: bytes) -> ChatRequest:
     )
 
 
-DIALECT = Dialect(name="openai_chat", fields=FIELDS, read=read, refuse=openai_error)
+DIALECT = Dialect(name="openai_chat", fields=FIELDS, read=read, refuse=openai_error, items="messages")
 
 
 class _Writer:
@@ -154,7 +154,7 @@ class _Writer:
     def __init__(self, request: ChatRequest, call: Call, renderer: Renderer) -> None:
         self._request = request
         self._renderer = renderer
-        self._prompt_ids = call.prompt_ids
+        self._call = call
         self._envelope = request.envelope(call.id, "chat.completion.chunk")
         if request.include_usage:
             self._envelope["usage"] = None
@@ -163,7 +163,7 @@ class _Writer:
 
     def begin(self) -> bytes:
         """Tell the role, and the prompt's ids if asked."""
-        first = {"prompt_token_ids": self._prompt_ids} if self._request.return_token_ids else {}
+        first = {"prompt_token_ids": self._call.prompt_ids} if self._request.return_token_ids else {}
         choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
         return sse.event(self._envelope | first | {"choices": [choice]})
 
@@ -239,7 +239,7 @@ def _finish_reason(turn: Turn) -> str:
 
 def usage(turn: Turn) -> dict[str, int]:
     """Return the numbers of tokens as OpenAI writes them."""
-    prompt, completion = len(turn.prompt_ids), len(turn.completion.token_ids)
+    prompt, completion = turn.prompt_tokens, len(turn.completion.token_ids)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 

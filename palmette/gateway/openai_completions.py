@@ -169,7 +169,7 @@ class _Writer:
     def __init__(self, request: CompletionRequest, call: Call, renderer: Renderer) -> None:
         self._request = request
         self._renderer = renderer
-        self._prompt_ids = call.prompt_ids
+        self._prompt_ids = call.prompt_ids if request.return_token_ids else []
         self._envelope = request.envelope(call.id)
         self._window: list[int] = []  # tokens of the last complete text, and those behind it
         self._complete = 0
@@ -198,9 +198,9 @@ class _Writer:
         return sse.event(openai_error(refusal))
 
     def _chunk(self, choice: dict[str, Any]) -> bytes:
-        if self._request.return_token_ids and self._prompt_ids:
+        if self._prompt_ids:
             choice["prompt_token_ids"] = self._prompt_ids
-            self._prompt_ids = ()
+            self._prompt_ids = []
         return sse.event(self._envelope | {"choices": [choice]})
 
     def _text(self, token_ids: Sequence[int]) -> str:

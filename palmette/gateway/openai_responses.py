@@ -94,7 +94,7 @@ class ResponsesRequest:
         if answer.content or not answer.tool_calls:
             output.append(_message(turn.id, answer.content))
         output += [write_call(call, self.offered) for call in answer.tool_calls]
-        prompt, sampled = len(turn.prompt_ids), len(turn.completion.token_ids)
+        prompt, sampled = turn.prompt_tokens, len(turn.completion.token_ids)
         cut = turn.completion.finish_reason is FinishReason.LENGTH
         done: dict[str, Any] = {
             "status": "incomplete" if cut else "completed",

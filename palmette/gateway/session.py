@@ -9,11 +9,14 @@ differ. Nothing enters the tree before the engine has answered: a failed call le
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -27,7 +30,7 @@ from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
 from palmette.gateway.fields import read_json
 from palmette.gateway.identity import Digest, Known, Walk, call_ids
-from palmette.trajectory.tree import Tree
+from palmette.trajectory.tree import ROOT, Tree
 
 # Longer conversations are tokenised in the gateway's one tokenising thread (the tokenizer lets go of the interpreter).
 # Measured, eight first prompts of 60,000 characters at once on two busy cores: the event loop stalls for 0.7 s without
@@ -149,7 +152,8 @@ class Session:
 
     async def count(self, ask: Ask, renderer: Renderer) -> int:
         """Return the number of tokens of the prompt that would be made. Raises `Refusal`."""
-        return len(await self._prompt(ask, self._known.walk(ask.messages, ask.tools), renderer))
+        prompt, _ = await self._prompt(ask, self._known.walk(ask.messages, ask.tools), renderer)
+        return len(prompt)
 
     def close(self) -> None:
         """Stop what is under way; the tree is final from here on. Idempotent."""
@@ -181,17 +185,17 @@ class Session:
         if self.closed:
             raise refusal.unknown_session()
         walk = self._known.walk(ask.messages, ask.tools)
-        call.prompt_ids = tuple(await self._prompt(ask, walk, renderer))
+        call.prompt, after = await self._prompt(ask, walk, renderer)
         sampling = self._sampling_for(ask, index)
         try:
             if live and isinstance(engine, StreamingEngine):
-                completion = await engine.stream(call.prompt_ids, sampling, call.each)
+                completion = await engine.stream(call.prompt, sampling, call.each)
             else:
-                completion = await engine.complete(call.prompt_ids, sampling)
-            scores = await engine.score(call.prompt_ids) if ask.scored else None
+                completion = await engine.complete(call.prompt, sampling)
+            scores = await engine.score(call.prompt) if ask.scored else None
         except ContextExhausted as error:
             self.failure = Failure.CONTEXT_EXHAUSTED
-            raise refusal.ContextRefusal(engine.context_tokens, len(call.prompt_ids)) from error
+            raise refusal.ContextRefusal(engine.context_tokens, len(call.prompt)) from error
         except EngineError as error:
             self.failure = Failure.ENGINE_ERROR
             raise refusal.engine_failed(str(error)) from error
@@ -202,14 +206,39 @@ class Session:
             raise
         if self.closed:
             raise refusal.unknown_session()
-        turn = self._record(call, ask, walk, completion, _readable(completion.token_ids, renderer))
+        turn = self._record(call, ask, walk, after, completion, _readable(completion.token_ids, renderer))
         return turn if scores is None else replace(turn, scores=scores)
 
-    async def _prompt(self, ask: Ask, walk: Walk, renderer: Renderer) -> list[int]:
-        if self._tokenising and sum(len(message.content) for message in ask.messages) > OFF_LOOP_CHARS:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._tokenising, _prompt, ask, walk, renderer)
-        return _prompt(ask, walk, renderer)
+    async def _prompt(self, ask: Ask, walk: Walk, renderer: Renderer) -> tuple[array[int], int]:
+        """Return the ids of the prompt, and the node of the tree up to which they are known to be the same.
+
+        The longest conversation that the session answered is extended; without one, all is told anew.
+        """
+        if ask.prompt_ids is not None:
+            return array("i", ask.prompt_ids), ROOT
+        length, turn = walk.answered
+        if turn is not None:
+            known = (*turn.messages, turn.answer)
+            new = _with_our_call_ids(ask.messages, length, known)
+            onward = partial(renderer.onward, turn.completion.token_ids, known, new, ask.tools)
+            before = array("i")
+            before.frombytes(self.tree.path_ids(turn.leaf).tobytes())
+            with contextlib.suppress(PrefixBroken, TemplateRefused):
+                before.extend(await self._off_loop(new, onward))
+                return before, turn.leaf
+        try:
+            return array(
+                "i", await self._off_loop(ask.messages, partial(renderer.prompt, ask.messages, ask.tools))
+            ), ROOT
+        except TemplateRefused as error:
+            reason = str(error).removeprefix(f"{renderer.source}: ")  # where the model lies is not the agent's affair
+            raise refusal.malformed("messages", reason) from error
+
+    async def _off_loop(self, messages: Sequence[Message], tokenise: Callable[[], list[int]]) -> list[int]:
+        """Tokenise here or in the thread for it, by how much there is to do."""
+        if self._tokenising and sum(len(message.content) for message in messages) > OFF_LOOP_CHARS:
+            return await asyncio.get_running_loop().run_in_executor(self._tokenising, tokenise)
+        return tokenise()
 
     def _sampling_for(self, ask: Ask, index: int) -> Sampling:
         """Return the rollout's own sampling, bounded by what the agent asked for, with a seed of this turn."""
@@ -222,19 +251,21 @@ class Session:
         bounds = [bound for bound in (sampling.max_tokens, self._cap, ask.max_tokens) if bound is not None]
         return replace(sampling, max_tokens=min(bounds), stop_ids=(*sampling.stop_ids, *ask.stop_ids))
 
-    def _record(self, call: Call, ask: Ask, walk: Walk, completion: Completion, parsed: Message) -> Turn:
-        leaf = self.tree.commit(call.prompt_ids, completion.token_ids, completion.logprobs, completion.version)
+    def _record(self, call: Call, ask: Ask, walk: Walk, after: int, completion: Completion, parsed: Message) -> Turn:
+        leaf = self.tree.commit(call.prompt, completion.token_ids, completion.logprobs, completion.version, after=after)
         if completion.routes_TLK is not None:
             self.tree.write("route", leaf, completion.routes_TLK)
         answer = replace(parsed, tool_calls=tuple(replace(one, id=self._next_call_id()) for one in parsed.tool_calls))
         turn = Turn(
             id=call.id,
             messages=ask.messages,
-            prompt_ids=call.prompt_ids,
+            prompt_tokens=len(call.prompt),
             completion=completion,
             answer=answer,
+            tree=self.tree,
             leaf=leaf,
         )
+        call.prompt = ()
         raw = ask.prompt_ids is not None  # then there are no messages that a later request could go on from
         self._say(turn, walk, b"" if raw else self._known.learn(walk, turn))
         self.turns += 1
@@ -255,7 +286,7 @@ class Session:
             | {
                 "turn": self.turns,
                 "parent": parent,
-                "prompt_tokens": len(turn.prompt_ids),
+                "prompt_tokens": turn.prompt_tokens,
                 "completion_tokens": len(turn.completion.token_ids),
                 "leaf": turn.leaf,
             }
@@ -265,27 +296,6 @@ class Session:
         """Return ``call00000``, ``call00001``...: no underscore and nine characters, as the pickiest agents want."""
         self._issued += 1
         return f"call{self._issued - 1:05d}"
-
-
-def _prompt(ask: Ask, walk: Walk, renderer: Renderer) -> list[int]:
-    """Return the ids of the prompt: the longest conversation that the session answered, extended; else all anew."""
-    if ask.prompt_ids is not None:
-        return list(ask.prompt_ids)
-    for length in range(len(ask.messages), 0, -1):
-        turn = walk.turns[length - 1]
-        if turn is None or length == len(ask.messages):
-            continue
-        known = (*turn.messages, turn.answer)
-        new = _with_our_call_ids(ask.messages, length, known)
-        try:
-            return renderer.extend(turn.prompt_ids, turn.completion.token_ids, known, new, ask.tools)
-        except (PrefixBroken, TemplateRefused):
-            break
-    try:
-        return renderer.prompt(ask.messages, ask.tools)
-    except TemplateRefused as error:
-        reason = str(error).removeprefix(f"{renderer.source}: ")  # where the model lies is not the agent's affair
-        raise refusal.malformed("messages", reason) from error
 
 
 def turn_seed(seed: int, turn: int) -> int:

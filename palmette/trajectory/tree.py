@@ -61,17 +61,28 @@ class Tree:
         return tuple(sorted(self._kinds))
 
     def commit(
-        self, prompt_ids: Sequence[int], token_ids: Sequence[int], logprobs: Sequence[float], version: int
+        self,
+        prompt_ids: Sequence[int],
+        token_ids: Sequence[int],
+        logprobs: Sequence[float],
+        version: int,
+        *,
+        after: int = ROOT,
     ) -> int:
         """Append one completion and return the id of the node that ends it.
 
         `prompt_ids` (at least one) is what the engine was given, `token_ids` _T what it sampled under weight version
         `version`, `logprobs` _T natural logs of their probabilities. An empty completion records the prompt alone.
+        A caller who knows that the prompt goes on from a node says so by `after`; then only what follows is compared,
+        and this node is what is gone on from, also where equal tokens stand elsewhere.
         Raises `ValueError`, and then changes nothing, for unequal lengths, ids that are no non-negative int32,
         log-probs that are not finite and negative versions.
         """
-        prompt_T, sampled_T = _ids("prompt_ids", prompt_ids), _ids("token_ids", token_ids)
+        known = self._nodes[after].end
+        prompt_T, sampled_T = _ids("prompt_ids", prompt_ids, known), _ids("token_ids", token_ids)
         logprob_T = np.array(logprobs, np.float32)
+        if len(prompt_T) < known:
+            raise ValueError(f"prompt_ids has {len(prompt_T)} tokens, the node it goes on from ends at {known}")
         if len(prompt_T) == 0:
             raise ValueError("prompt_ids is empty: the first token of a sequence cannot be sampled")
         if logprob_T.shape != sampled_T.shape:
@@ -80,11 +91,11 @@ class Tree:
             raise ValueError("logprobs holds a number that is not finite")
         if version < 0:
             raise ValueError(f"version is {version}; a weight version is 0 or more")
-        node, depth = self._match(prompt_T)
+        node, depth = self._match(prompt_T, after)
         node = self._cut(node, depth)
         if depth < len(prompt_T):
             rest_T = prompt_T[depth:]
-            node = self._add(node, GIVEN, rest_T, np.zeros(len(rest_T), np.float32), GIVEN)
+            node = self._add(node, GIVEN, rest_T, np.broadcast_to(np.float32(0), len(rest_T)), GIVEN)
         if len(sampled_T):
             node = self._add(node, self._num_turns, sampled_T, logprob_T, version)
             self._num_turns += 1
@@ -161,6 +172,10 @@ class Tree:
             node = self._nodes[node].parent
         return path[::-1]
 
+    def path_ids(self, node: int) -> np.ndarray:
+        """Return the tokens from the first down to the last of `node` (int32 _T)."""
+        return _joined([self._nodes[step].token_ids for step in self.path(node)], np.int32)
+
     def sampled(self, node: int) -> np.ndarray:
         """Return per token of the node itself whether it was sampled (bool _T, all alike)."""
         return np.full(len(self._nodes[node]), self._nodes[node].turn != GIVEN)
@@ -191,10 +206,10 @@ class Tree:
         tree._nodes = [slots[identity] for identity in range(len(slots))]
         return tree
 
-    def _match(self, prompt_T: np.ndarray) -> tuple[int, int]:
+    def _match(self, prompt_T: np.ndarray, after: int) -> tuple[int, int]:
         """Return the deepest node that the prompt reaches (the latest of equals) and how many of its tokens fit."""
-        best, best_depth = ROOT, 0
-        stack = self._nodes[ROOT].children[::-1]
+        best, best_depth = after, self._nodes[after].end
+        stack = self._nodes[after].children[::-1]
         while stack:  # in preorder, so that the later of equals is seen last
             child = stack.pop()
             node, rest_T = self._nodes[child], prompt_T[self._nodes[child].start :]
@@ -226,9 +241,9 @@ class Tree:
             parent=parent,
             start=self._nodes[parent].end,
             turn=turn,
-            token_ids=token_ids,
+            token_ids=token_ids.copy(),  # a part of a prompt would keep all of it
             logprob=logprob,
-            version=np.full(len(token_ids), version, np.int32),
+            version=np.broadcast_to(np.int32(version), len(token_ids)),  # takes no memory
         )
         identity = len(self._nodes)
         self._nodes.append(node)
@@ -268,15 +283,18 @@ class Branch:
         return values_T
 
 
-def _ids(name: str, values: Sequence[int]) -> np.ndarray:
-    """Return a copy as int32 _T: the caller may go on changing its own."""
+def _ids(name: str, values: Sequence[int], known: int = 0) -> np.ndarray:
+    """Return a copy as int32 _T (the caller may go on changing its own); its first `known` are not looked at."""
     listed = values.tolist() if isinstance(values, np.ndarray) else values
     try:
-        ids_T = np.array(array("i", listed), np.int32)  # twice as fast as numpy on a list, and strict about its items
+        whole = isinstance(listed, array) and listed.typecode == "i"
+        ids_T = np.array(
+            listed if whole else array("i", listed), np.int32
+        )  # twice as fast as numpy on a list, and strict about its items
     except (TypeError, OverflowError) as error:
         raise ValueError(f"{name} must be a flat sequence of int32 ids: {error}") from None
-    if len(ids_T) and ids_T.min() < 0:
-        raise ValueError(f"{name} holds the negative id {ids_T.min()}")
+    if len(ids_T) > known and ids_T[known:].min() < 0:
+        raise ValueError(f"{name} holds the negative id {ids_T[known:].min()}")
     return ids_T
 
 
