@@ -183,3 +183,17 @@ def make_model_dir() -> Callable[..., Path]:
 def metaspace_dir(tmp_path_factory) -> Path:
     """A directory by `write_metaspace_dir`."""
     return write_metaspace_dir(tmp_path_factory.mktemp("metaspace"))
+
+
+@pytest.fixture
+def changed_chatml(tmp_path: Path) -> Callable[[str, str], Renderer]:
+    """Return a maker of renderers whose template is `CHATML` with one text replaced by another."""
+
+    def make(old: str, new: str) -> Renderer:
+        assert old in CHATML
+        special = ["<|im_start|>", "<|im_end|>"]
+        return Renderer.from_dir(
+            write_model_dir(tmp_path, CHATML.replace(old, new), special, [], eos_token="<|im_end|>")
+        )
+
+    return make
