@@ -50,7 +50,7 @@ class Agent(BaseModel):
     memory_mb: int = Field(default=1024, ge=64, description="memory its sandbox has at least")
     pids: int = Field(default=256, ge=8, description="processes its sandbox has at least")
     say_command: str = Field(
-        default="", description="without tools: what a model says to run {command}, or {command_json}"
+        default="", description="without tools: what a model says to run {command}; {command_json} is its line as JSON"
     )
     say_done: str = Field(default="Done.", description="what a model says when it is done")
     done_command: str = Field(default="", description="what a model runs when it is done, instead of saying so")
@@ -123,7 +123,7 @@ def words_in(template: str) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """Return a text as a JSON string, for {task_json} and {command_json}."""
+    """Return a text as a JSON string, as in {task_json}."""
     return json.dumps(text, ensure_ascii=False)
 
 

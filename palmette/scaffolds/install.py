@@ -166,8 +166,11 @@ def _reason(said: str, code: int) -> str:
         return f"{UNREACHABLE}; check the network, or npm's registry setting"
     if "Could not resolve host" in said:
         return f"{UNREACHABLE}; git could not resolve the host of a package"
-    lines = [line.strip() for line in said.splitlines() if "error" in line.lower() and "complete log" not in line]
-    return lines[-1] if lines else f"exit {code}"
+    lines = [line.strip() for line in said.splitlines()]
+    telling = [line for line in lines if line.lower().startswith(("fatal:", "npm error"))]
+    telling += [line for line in lines if "error" in line.lower() and not line.startswith(("note:", "npm error"))]
+    telling = [line for line in telling if "complete log" not in line and "subprocess-exited" not in line]
+    return telling[-1] if telling else f"exit {code}"
 
 
 @contextmanager

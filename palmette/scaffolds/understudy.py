@@ -32,7 +32,7 @@ _ENDS = ("submit", "finish", "attempt_completion", "task_complete")
 
 
 class Understudy:
-    """Answers prompts: it looks around, runs `commands` one a turn, another one beside the first, and is done.
+    """Answers prompts: it looks around, runs two harmless commands at once, then `commands` one a turn, and is done.
 
     A script for `palmette.engine.scripted.ScriptedEngine`; the renderer must be one of `TEMPLATE`. A prompt without
     tools is a side request (answered by `SIDE`), unless the agent says commands in its text (`Agent.say_command`).
@@ -42,8 +42,7 @@ class Understudy:
     def __init__(self, agent: Agent, commands: Sequence[str], renderer: Renderer) -> None:
         self.tools: tuple[str, ...] = ()
         self._agent, self._renderer = agent, renderer
-        first, *rest = commands
-        self._left = [("I look around.", ["pwd; ls -a"]), ("", [first, "id"]), *(("", [each]) for each in rest)]
+        self._left = [("I look around.", ["pwd; ls -a"]), ("", ["id", "uname"]), *(("", [each]) for each in commands)]
 
     def __call__(self, prompt_ids: Sequence[int]) -> list[int]:
         tools = _tools(self._renderer.decode(prompt_ids))
@@ -68,7 +67,7 @@ class Understudy:
         if not self._left:
             return self._agent.say_done
         command = self._left.pop(0)[1][0]
-        return filled(self._agent.say_command, {"command": command, "command_json": quoted(command)})
+        return filled(self._agent.say_command, {"command": command, "command_json": quoted(command + "\n")})
 
 
 def _tools(prompt: str) -> dict[str, Mapping[str, Any]]:
