@@ -102,10 +102,21 @@ def test_a_recipe_finds_it(here: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.slow
-def test_mini_swe_agent(capsys: pytest.CaptureFixture[str]) -> None:
-    if installed(AGENTS["mini-swe-agent"]) is None:
-        pytest.skip("mini-swe-agent is not installed; its own test installs it")
-    seen = json.loads(asked(capsys, "try", "mini-swe-agent", "--json"))
+@pytest.mark.parametrize(
+    ("name", "messages", "calls", "branches"),
+    [
+        ("mini-swe-agent", [2, 4, 7, 9], {"bash": 5}, 1),
+        ("openhands", [2, 4, 7, 9], {"terminal": 4, "finish": 1}, 1),
+        ("swe-agent", [2, 4, 6, 6, 8], {"bash": 4, "submit": 2}, 3),  # two calls at once are refused and dropped
+        ("terminus-2", [1, 3, 5, 7, 9], {}, 1),  # no tools: commands in its text, and asked twice whether it is done
+    ],
+)
+def test_an_agent_from_pypi(
+    name: str, messages: list[int], calls: dict[str, int], branches: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if installed(AGENTS[name]) is None:
+        pytest.skip(f"{name} is not installed; 'palmette agents install {name}' does it (hundreds of MiB)")
+    seen = json.loads(asked(capsys, "try", name, "--json"))
     assert (seen["outcome"], seen["reward"], seen["exact"]) == ("ok", 1.0, True)
-    assert [each["messages"] for each in seen["requests"]] == [2, 4, 7, 9]
-    assert (seen["calls"], seen["branches"]) == ({"bash": 5}, 1)
+    assert [each["messages"] for each in seen["requests"]] == messages
+    assert (seen["calls"], seen["branches"]) == (calls, branches)
