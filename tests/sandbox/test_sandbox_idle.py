@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -125,3 +126,40 @@ async def test_what_cannot_be_limited_does_not_run(host):
     two._agent.join([write_end])  # which cannot be written to
     with pytest.raises(SandboxLost):
         await two.exec("echo must not run")
+
+
+def _children(pid: int) -> set[int]:
+    found = set()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with suppress(OSError), open(f"/proc/{entry}/stat", "rb") as file:
+                if int(file.read().rpartition(b")")[2].split()[1]) == pid:
+                    found.add(int(entry))
+    return found
+
+
+def _networks(pid: int) -> int:
+    """Count the network namespaces that a process holds."""
+    found = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(OSError):
+            found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return sum(link.startswith("net:") for link in found)
+
+
+async def test_network_namespaces_are_made_ahead(host):
+    sandboxes = await asyncio.gather(*(host.start(Spec()) for _ in range(12)))
+    server = host._server.process.pid
+    for _ in range(500):
+        if _networks(server) >= 24:
+            break
+        await asyncio.sleep(0.02)
+    assert _networks(server) == 24  # twelve in use, and as many ready as there were starts
+    (maker,) = _children(server) - {sandbox._agent.box.pid for sandbox in sandboxes}
+    os.kill(maker, signal.SIGKILL)
+    more = await asyncio.gather(*(host.start(Spec()) for _ in range(20)))
+    insides = [(await sandbox.exec("readlink /proc/self/ns/net")).stdout for sandbox in (*sandboxes, *more)]
+    assert len(set(insides)) == 32
+    await asyncio.gather(*(sandbox.close() for sandbox in (*sandboxes, *more)))
+    await host.close()
+    assert not os.path.exists(f"/proc/{server}")  # noqa: ASYNC240

@@ -40,19 +40,19 @@
 #define PROCESSES_WORTH "16384" /* that all sandboxes together weigh against other programs: 16 of 1,024 (v1) */
 #define UIDS 8192 /* from FIRST_UID on */
 #define DROPS_MAX 64
-#define NETS_MAX 64 /* idle network namespaces, some 250 KiB of kernel memory each */
+#define LIVING 1024 /* lists of them, by pid */
 #define KILLS_PER_S 500 /* a throttle: a mass of exits at once is what kernels take worst */
 
 enum shift { NEVER, MAY, MUST }; /* ids of a mount, in the profile that does so */
 
 struct child {
     struct child *next;
-    pid_t pid; /* 0: reaped, only its cgroup is left */
+    pid_t pid;
     int net;
     char name[128];
 };
 
-static struct child *children;
+static struct child *living[LIVING], *dying; /* the latter: reaped, only their cgroups are left */
 static struct {
     char *key;
     int at;
@@ -60,7 +60,7 @@ static struct {
 } binds[BINDS_MAX];
 static char drops[DROPS_MAX][24]; /* layers to let go of when there is time */
 static int drop_count;
-static int bind_count, bind_serial, nets[NETS_MAX], net_count;
+static int bind_count, bind_serial;
 static unsigned requests;
 static const char *trouble; /* what failed in showing something, if it was not the thing itself */
 static int server, host_mounts, own_mounts, host_root, host_proc, cgroup, user_namespace = -1;
@@ -295,52 +295,6 @@ static int remove_cgroup(int i, const char *name) {
     return rmdir(at) == 0 || errno != EBUSY;
 }
 
-/* ---- network namespaces ------------------------------------------------------------------------------------------
- * Making one is the dearest part of a start, and taking one apart costs the kernel even more: the clean ones are used
- * again. A sandbox cannot change anything in its own but for the sockets it opens. */
-
-/* Root inside has no right over its network, and expects to listen on the low ports all the same. */
-static int open_low_ports(void) {
-    int fd = openat(host_proc, "sys/net/ipv4/ip_unprivileged_port_start", O_WRONLY | O_CLOEXEC);
-    int bad = fd < 0 || write(fd, "0", 1) != 1;
-    close(fd);
-    return bad;
-}
-
-/* Enter one, for the next child to be born in; what is given back, or -1. */
-static int enter_network(void) {
-    if (net_count) {
-        int net = nets[--net_count];
-        if (syscall(SYS_setns, net, CLONE_NEWNET) == 0)
-            return net;
-        close(net);
-    }
-    if (unshare(CLONE_NEWNET) || raise_loopback() || (profile == ROOT_INSIDE && open_low_ports()))
-        return -1;
-    return openat(host_proc, "self/ns/net", O_RDONLY | O_CLOEXEC);
-}
-
-/* Whether nothing of the last sandbox is left in the network namespace we are in: no socket, no connection that waits. */
-static int clean(void) {
-    char text[1024];
-    int used = 1, waiting = 1, fd = openat(host_proc, "self/net/sockstat", O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    ssize_t n = read(fd, text, sizeof text - 1);
-    close(fd);
-    text[n > 0 ? n : 0] = 0;
-    const char *tcp = strstr(text, "TCP:");
-    return sscanf(text, "sockets: used %d", &used) == 1 && used == 0 && tcp &&
-           sscanf(tcp, "TCP: inuse %*d orphan %*d tw %d", &waiting) == 1 && waiting == 0;
-}
-
-static void leave_network(int net) {
-    if (net >= 0 && net_count < NETS_MAX && syscall(SYS_setns, net, CLONE_NEWNET) == 0 && clean())
-        nets[net_count++] = net;
-    else if (net >= 0)
-        close(net);
-}
-
 /* ---- sandboxes -------------------------------------------------------------------------------------------------- */
 
 static int parse(struct box *box, char *packet, size_t length) {
@@ -390,7 +344,7 @@ static void start(char *packet, size_t length, int control) {
         free(child);
         return;
     }
-    child->pid = pid, child->net = net, child->next = children, children = child;
+    child->pid = pid, child->net = net, child->next = living[pid % LIVING], living[pid % LIVING] = child;
     snprintf(child->name, sizeof child->name, "%s", box.strings);
     struct started answer = {STARTED, pid};
     send_packet(control, &answer, sizeof answer, NULL, 0);
@@ -422,9 +376,10 @@ static void give_socket(const char *packet, size_t length, int answer) {
     struct newborn asked;
     memcpy(&asked, packet, sizeof asked);
     const char *name = packet + sizeof asked;
-    const struct child *c = packet[length - 1] ? NULL : children;
-    while (c && (c->pid == 0 || strcmp(c->name, name)))
-        c = c->next;
+    const struct child *c = NULL;
+    for (int i = 0; i < LIVING && !c && !packet[length - 1]; i++)
+        for (c = living[i]; c && strcmp(c->name, name);)
+            c = c->next;
     errno = ESRCH;
     int made = c && syscall(SYS_setns, c->net, CLONE_NEWNET) == 0
                    ? socket((int)asked.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
@@ -458,24 +413,22 @@ static int forget(const struct child *c) {
 
 /* Reap what died and remove what it left; true while something waits to be removed. */
 static int sweep(void) {
-    int waiting = 0;
     for (pid_t pid; (pid = waitpid(-1, NULL, WNOHANG)) > 0;)
-        for (struct child *c = children; c; c = c->next)
+        for (struct child **link = &living[pid % LIVING], *c; (c = *link); link = &c->next)
             if (c->pid == pid) {
-                c->pid = 0;
                 leave_network(c->net);
+                *link = c->next, c->next = dying, dying = c;
+                break;
             }
-    for (struct child **link = &children; *link;) {
-        struct child *c = *link;
-        if (c->pid == 0 && forget(c)) {
+    for (struct child **link = &dying, *c; (c = *link);) {
+        if (forget(c)) {
             *link = c->next;
             free(c);
         } else {
-            waiting |= c->pid == 0;
             link = &c->next;
         }
     }
-    return waiting;
+    return dying != NULL;
 }
 
 /* A frozen process does not die before it is thawed (v1). */
@@ -491,13 +444,17 @@ static void thaw(const struct child *c) {
 }
 
 static void __attribute__((noreturn)) end(void) {
-    for (struct child *c = children; c; c = c->next)
-        if (c->pid && kill(c->pid, SIGKILL) == 0) {
-            thaw(c);
-            usleep(1000000 / KILLS_PER_S);
-        }
-    for (int tries = 0; children && tries < 1000; tries++) {
-        sweep();
+    int left = 0;
+    for (int i = 0; i < LIVING; i++)
+        for (struct child *c = living[i]; c; c = c->next, left++)
+            if (kill(c->pid, SIGKILL) == 0) {
+                thaw(c);
+                usleep(1000000 / KILLS_PER_S);
+            }
+    for (int tries = 0; left && tries < 1000 + left; tries++) {
+        left = sweep();
+        for (int i = 0; i < LIVING; i++)
+            left += living[i] != NULL;
         usleep(5000);
     }
     for (int i = 0; i < CONTROLLERS && cgroup_paths[i]; i++)
@@ -515,14 +472,17 @@ static void serve(int owner) {
     uint32_t ready = SERVER_READY;
     send_packet(server, &ready, sizeof ready, NULL, 0);
     for (int waiting = 0;;) {
-        struct pollfd polls[3] = {{server, POLLIN, 0}, {signals, POLLIN, 0}, {owner, POLLIN, 0}};
-        int found = poll(polls, 3, waiting ? 5 : drop_count ? 20 : -1);
+        struct pollfd polls[4] = {{server, POLLIN, 0}, {signals, POLLIN, 0}, {owner, POLLIN, 0}, {-1, POLLIN, 0}};
+        polls[3].fd = stock_networks();
+        int found = poll(polls, 4, waiting ? 5 : drop_count ? 20 : -1);
         if (found < 0 && errno != EINTR)
             end();
         if (found == 0)
             flush_drops();
         if (polls[2].revents)
             end();
+        if (polls[3].revents)
+            take_network();
         if (polls[1].revents) {
             struct signalfd_siginfo info;
             while (read(signals, &info, sizeof info) > 0)
@@ -578,6 +538,7 @@ int main(int argc, char **argv) {
     if (profile == ROOT_INSIDE)
         make_user_namespace();
     enter_own_mounts();
+    open_networks(host_proc, profile == ROOT_INSIDE);
     make_cgroups();
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || (filtered && install_filter()))
         die("installing the seccomp filter");

@@ -120,6 +120,12 @@ void enter_box(const struct box *box) __attribute__((noreturn));
 /* forkserver.c */
 int bind_index(const char *key);
 int open_own_mounts(void);
+/* networks.c */
+void open_networks(int host_proc, int ports);
+int enter_network(void);
+void leave_network(int net);
+int stock_networks(void);
+void take_network(void);
 /* layers.c */
 int open_attic(int own_mounts, int rootless);
 int stack_layers(uint32_t layer, uint32_t disk_mb, uint32_t inodes, const char *image, const char *lowers,
