@@ -186,6 +186,12 @@ async def test_a_used_network_namespace_is_clean(host):
     assert len(os.listdir(f"/proc/{host._server.process.pid}/fd")) < 40
 
 
+def _held(pid: int) -> int:
+    """Count the descriptors of a fork server, but for its stock of network namespaces."""
+    links = (os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd"))
+    return sum(not link.startswith("net:") for link in links)
+
+
 async def test_forks_leak_nothing(host):
     async def family() -> None:
         root = await host.start(Spec())
@@ -200,12 +206,12 @@ async def test_forks_leak_nothing(host):
 
     await family()
     server = host._server
-    before = len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{server.process.pid}/fd"))
+    before = len(os.listdir("/proc/self/fd")), _held(server.process.pid)
     for _ in range(5):
         await family()
     assert len(server.layers) == 0
     assert (len(server._uids), server._holders) == (8192, {}) or os.geteuid() != 0
-    assert (len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{server.process.pid}/fd"))) == before
+    assert (len(os.listdir("/proc/self/fd")), _held(server.process.pid)) == before
 
 
 async def test_a_fork_of_an_image_sees_the_image(host, tmp_path):
