@@ -191,6 +191,22 @@ def tasks_check(
     raise typer.Exit(tasks.check(directory, how, as_json=json))
 
 
+@tasks_app.command("import")
+def tasks_import(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="swe-bench, tau2, bfcl or prompts.")],
+    file: Annotated[Path, typer.Argument(help="JSON lines, a JSON array, or Parquet.")],
+    out: Annotated[Path, typer.Option(help="Where to write the task directories.")],
+    split: Annotated[str, typer.Option(help="train, heldout, or auto: all tasks of a source on one side.")] = "auto",
+    license: Annotated[str, typer.Option(help="Noted where a row names none.")] = "",
+    clones: Annotated[Path | None, typer.Option(metavar="DIR", help="Git clones OWNER__NAME, for swe-bench.")] = None,
+    json: Json = False,
+) -> None:
+    """Turn other people's tasks into task directories; rows that will not do are named."""
+    from palmette.commands import tasks
+
+    raise typer.Exit(tasks.import_(form, file, out, split=split, license=license, clones=clones, as_json=json))
+
+
 @tasks_app.command("show")
 def tasks_show(
     directory: Annotated[Path, typer.Argument(help="One task directory, or a directory of tasks.")], json: Json = False

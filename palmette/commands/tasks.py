@@ -21,6 +21,7 @@ from palmette.envs.api import Split, Task
 from palmette.envs.attacks import attacks_on
 from palmette.envs.build import build_tasks
 from palmette.envs.check import CheckReport, check_tasks
+from palmette.envs.importers.names import import_tasks
 from palmette.envs.names import domain
 from palmette.envs.task import load_steps, load_task, load_tasks, load_whole
 from palmette.errors import UserError
@@ -123,6 +124,33 @@ async def _check(tasks: Sequence[Task], how: Checking) -> list[CheckReport]:
             )
     finally:
         await asyncio.shield(host.close())
+
+
+def import_(form: str, file: Path, out: Path, *, split: str, license: str, clones: Path | None, as_json: bool) -> int:
+    """Import a file of tasks and name the rows that are refused; returns 1 if any is, or if there is none at all.
+
+    Raises `UserError` for an unknown format or split, and a file that cannot be read.
+    """
+    if split not in ("auto", "train", "heldout"):
+        raise UserError(f"--split {split}: it is train, heldout, or auto")
+    with Progress(f"tasks/{form}", None, "rows") as bar:
+        imported = import_tasks(
+            form,
+            file,
+            out,
+            split=None if split == "auto" else cast(Split, split),
+            license=license,
+            clones=clones,
+            on_done=lambda: bar.update(1),
+        )
+    if as_json:
+        rows = [{"task": task.name, "path": str(task.path), "split": task.split} for task in imported.tasks]
+        print(json.dumps({"tasks": rows, "refused": imported.refused}, indent=1))
+    else:
+        for why in imported.refused:
+            print(f"refused: {why}")
+        print(f"wrote {len(imported.tasks)} tasks to {out}, refused {len(imported.refused)} rows; check them next")
+    return 1 if imported.refused or not imported.tasks else 0
 
 
 def show(directory: Path, *, as_json: bool) -> None:

@@ -99,6 +99,8 @@ class Draft:
     license: str = "Apache-2.0"
     agent_timeout_s: float = 120.0
     verifier_timeout_s: float = 60.0
+    workdir: str = "/app"
+    kept: Mapping[str, str] = field(default_factory=dict)  # path in the task's directory -> text nobody is shown
     solution: str = ""  # solve.sh as it is, where the reference is not a list of steps
 
 

@@ -16,6 +16,7 @@ import ctypes
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -105,9 +106,6 @@ def _write_reward(text: str) -> None:
         file.write(text + "\n")
 
 
-# --- what was left -----------------------------------------------------------------------------------------------
-
-
 def _place(name: str) -> str:
     path = os.path.normpath(os.path.join(_root, name))
     parent = os.path.dirname(path)
@@ -118,10 +116,7 @@ def _place(name: str) -> str:
 
 def _content(name: str) -> bytes:
     """Return a regular file that is reached through no symlink."""
-    try:
-        fd = os.open(_place(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise Missed(f"{name}: {error.strerror}") from None
+    fd = os.open(_place(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise Missed(f"{name} is no regular file")
@@ -142,7 +137,15 @@ def _same(data: bytes, want: str, name: str) -> None:
 
 
 def _text(check: dict) -> None:
-    _same(_content(check["path"]), check["text"], check["path"])
+    data, match = _content(check["path"]), check.get("match", "exact")
+    if match in ("exact", "ignore_case"):
+        folded = match == "ignore_case"
+        _same(data.lower() if folded else data, check["text"].lower() if folded else check["text"], check["path"])
+    elif match == "number":
+        if not abs(float(data) - float(check["text"])) <= check["tolerance"]:
+            raise Missed(f"{check['path']} holds {data[:60]!r}")
+    elif not re.fullmatch(check["text"], data.decode().strip()):
+        raise Missed(f"{check['path']} holds {data[:60]!r}")
 
 
 def _bytes(check: dict) -> None:
@@ -211,9 +214,6 @@ def _archive(check: dict) -> None:
         raise Missed(f"{check['path']} holds {sorted(found)[:8]}")
     for name, text in check["files"].items():
         _same(found[name], text, name)
-
-
-# --- what it does ------------------------------------------------------------------------------------------------
 
 
 def _run(check: dict) -> None:

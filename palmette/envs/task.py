@@ -122,8 +122,8 @@ def _write_files(draft: Draft, root: Path) -> None:
     _write_tree(root / "solution", {"solve.sh": draft.solution or _solve_script(draft)})
     if steps:
         _write_tree(root / "solution", {"steps.json": json.dumps(steps, indent=1) + "\n"})
-    for level, text in draft.phrasings.items():
-        _write_tree(root / "phrasings", {f"{level}.md": text + "\n"})
+    _write_tree(root / "phrasings", {f"{level}.md": text + "\n" for level, text in draft.phrasings.items()})
+    _write_tree(root, draft.kept)
     for path, mode in draft.modes.items():
         (root / "environment" / "files" / path).chmod(mode)
     for folder, script in draft.histories.items():
@@ -191,7 +191,7 @@ def _task_toml(draft: Draft) -> str:
         extra += f"reference_steps = {len(draft.steps)}\nreference_tokens = {_tokens(draft.steps)}\n"
     return f"""\
 schema_version = "{_SCHEMA}"
-artifacts = ["/app"]
+artifacts = [{json.dumps(draft.workdir)}]
 
 [task]
 name = {json.dumps(draft.name)}
@@ -217,7 +217,7 @@ environment_mode = "separate"
 
 [environment]
 network_mode = "no-network"
-workdir = "/app"
+workdir = {json.dumps(draft.workdir)}
 """
 
 

@@ -1,6 +1,7 @@
 """Proves: what is generated cannot be fooled by any attack we know, verifiers that can be are found out, and one broken
 task stops no other."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ from palmette.envs.api import Draft, Step, Task
 from palmette.envs.attacks import attacks_on
 from palmette.envs.build import build_tasks, drafts
 from palmette.envs.check import CheckReport, check_tasks
-from palmette.envs.checks import judged, text
+from palmette.envs.checks import Check, judged, text
 from palmette.envs.grade import Grader
 from palmette.envs.names import DOMAINS
 from palmette.envs.prepare import prepare, spec_for
@@ -173,16 +174,18 @@ async def test_the_judge_s_kinds_hold_and_miss(host: Host, tmp_path: Path) -> No
         {**right[11], "asks": [{"path": "/q", "text": "down"}]},
     ]
     draft = replace(bug({}), files=files, git=False)
-    rewards = []
-    for number, kinds in enumerate([right, *([one] for one in wrong)]):
+
+    async def reward(number: int, kinds: list[Check]) -> tuple[float, object]:
         task = write_task(replace(draft, test_files=judged([("all", kinds)])), tmp_path / str(number))
         sandbox = await host.start(spec_for(task, owner="test"))
         await prepare(sandbox, task)
         made = await sandbox.exec("ln -s a.txt l; touch m.sh; chmod 750 m.sh; tar czf d.tar.gz d")
         assert made.exit_code == 0
         verdict = await Grader(host).grade(task, sandbox)
-        rewards.append((verdict.reward, kinds[0] if number else verdict.detail))
         await sandbox.close()
+        return verdict.reward, verdict.detail if number == 0 else kinds
+
+    rewards = await asyncio.gather(*(reward(n, kinds) for n, kinds in enumerate([right, *([one] for one in wrong)])))
     assert rewards[0][0] == 1.0, rewards[0]
     assert [row for row in rewards[1:] if row[0] != 0.0] == []
 
