@@ -27,7 +27,7 @@ _WAYS = 16  # starts at once
 _COMMANDS = 128  # at once: each is a process more
 _RESERVE_KIB = 3 << 20  # of memory, where the climb ends
 _STUCK = 50  # kernel workers
-_SETTLE_S = 180.0  # for the kernel to take network namespaces apart, a few milliseconds each
+_SETTLE_S = 60.0  # for the kernel to take network namespaces apart, a few milliseconds each
 _PID_MAX = Path("/proc/sys/kernel/pid_max")
 _PARTS = ("Slab", "KernelStack", "PageTables", "Percpu", "AnonPages", "Shmem", "VmallocUsed")
 
@@ -43,12 +43,16 @@ async def measure_live(host: Host, count: int) -> list[Row]:
         after = _memory_kib()
         n = max(1, len(live))
         said, answer_s = await _timed(live, lambda sandbox: sandbox.running(), len(live))
-        results, exec_s = await _timed(live, lambda sandbox: sandbox.exec(["/bin/true"], timeout_s=300), _COMMANDS)
-        _say(f"{len(live)} live, {said.count(0)} answered in {answer_s:.2f} s; ending them")
+        results, exec_s = await _commands(live)
+        used = _memory_kib()
+        _say(
+            f"{len(live)} live, {said.count(0)} answered in {answer_s:.2f} s, commands took {exec_s:.1f} s; ending them"
+        )
         began = time.perf_counter()
         await asyncio.gather(*(sandbox.close() for sandbox in live))
         down_s = time.perf_counter() - began
         await host.close()
+        _say(f"ended in {down_s:.1f} s; looking for what is left")
         leaked = _what_is_left(owners, left_before)
     rows = [
         ("live", len(live), ""),
@@ -61,6 +65,7 @@ async def measure_live(host: Host, count: int) -> list[Row]:
         ("live_answer_s", answer_s, "s"),
         ("live_commands", sum(getattr(result, "exit_code", 1) == 0 for result in results), ""),
         ("live_commands_s", exec_s, "s"),
+        ("live_commands_kib", (after["MemAvailable"] - used["MemAvailable"]) / max(1, len(results)), "KiB"),
         ("live_ends_per_s", n / down_s, "1/s"),
         *((f"leaked_{what}", number, "") for what, number in leaked.items()),
         ("leaked", sum(leaked.values()), ""),
@@ -95,6 +100,21 @@ async def _climb(host: Host, count: int) -> tuple[list, list[float], float]:
         if len(live) % (10 * _STEP) == 0 or len(live) == count:
             _say(f"{len(live)} live after {up_s:.1f} s, {_memory_kib()['MemAvailable'] >> 10} MB available")
     return live, times, up_s
+
+
+async def _commands(live: Sequence) -> tuple[list[object], float]:
+    """Have a command run in one after another of the sandboxes, as long as memory lasts."""
+    results: list[object] = []
+    took_s = 0.0
+    for first in range(0, len(live), _STEP):
+        if (memory := _memory_kib()["MemAvailable"]) < _RESERVE_KIB:
+            _say(f"no more commands after {first}: {memory >> 10} MB of memory are available")
+            break
+        some = live[first : first + _STEP]
+        done, step_s = await _timed(some, lambda sandbox: sandbox.exec(["/bin/true"], timeout_s=300), _COMMANDS)
+        results += done
+        took_s += step_s
+    return results, took_s
 
 
 async def _timed(
@@ -159,7 +179,10 @@ def _what_is_left(owners: set[int], before: dict[str, int]) -> dict[str, int]:
     deadline = time.monotonic() + _SETTLE_S
     while True:
         left = {what: max(0, number - before[what]) for what, number in _left(owners).items()}
-        if not any(left.values()) or time.monotonic() > deadline:
+        if not any(left.values()):
+            return left
+        if time.monotonic() > deadline:
+            _say(f"left, here or by other programs: { {what: n for what, n in left.items() if n} }")
             return left
         time.sleep(1)
 

@@ -41,7 +41,7 @@ class Admission:
         began = time.monotonic()
         while short := self._shortage(descriptors) or full():
             if time.monotonic() - began > self._patience_s:
-                raise StartFailed(f"no room for another sandbox for {self._patience_s:g} s: {short}")
+                raise StartFailed(f"no room for {self._patience_s:g} s: {short}")
             await asyncio.sleep(_LOOK_S)
         self._promised += descriptors
         try:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from palmette.sandbox import cgroup, landlock
 from palmette.sandbox.admission import Admission
-from palmette.sandbox.api import Spec, StartFailed
+from palmette.sandbox.api import SandboxError, Spec, StartFailed
 from palmette.sandbox.layers import Stack
 from palmette.sandbox.layout import check_spec
 from palmette.sandbox.ledger import HEARTBEAT_S
@@ -92,6 +92,14 @@ class NamespaceHost:
         sandbox = self._sandboxes.pop(name, None)
         if sandbox and self._on_end:
             self._on_end(sandbox, why)
+
+    async def room_for_commands(self, name: str) -> None:
+        """Wait while there is no memory for a sandbox to begin to run commands. Raises `SandboxError` in the end."""
+        try:
+            async with self._admission.room(0):
+                return
+        except StartFailed as error:
+            raise SandboxError(f"sandbox {name} cannot run its first command: {error}") from None
 
     async def throttle_kill(self) -> None:
         """Wait until one more sandbox may be killed: a mass of exits at once is what kernels take worst."""

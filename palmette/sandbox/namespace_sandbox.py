@@ -284,6 +284,9 @@ class NamespaceSandbox(Reachable):
         if self._pause.holds:
             raise Busy(f"sandbox {self._id} is paused: resume it first")
         if not self._confined:
+            await self._host.room_for_commands(self._id)
+            agent = self._alive()
+        if not self._confined:  # still
             agent.join(self._server.cgroups.confine(self._id, self._spec.limits))
             self._confined = True
         self._changed = True

@@ -9,7 +9,7 @@ import resource
 import pytest
 
 from palmette.sandbox.admission import Admission
-from palmette.sandbox.api import Spec, StartFailed
+from palmette.sandbox.api import SandboxError, Spec, StartFailed
 from palmette.sandbox.namespace import NamespaceHost
 from palmette.sandbox.profile import Profile
 
@@ -60,4 +60,24 @@ async def test_a_full_host_makes_starts_wait():
     await first.close()
     assert (await (await waiting).exec("echo in")).stdout == b"in\n"
     host._server._uids.extend(spare)
+    await host.close()
+
+
+async def test_a_first_command_waits_for_memory_too():
+    admission = Admission(patience_s=0.3)
+    host = NamespaceHost(admission)
+    used, fresh = await host.start(Spec()), await host.start(Spec())
+    await used.exec("true")
+    admission._reserve_mb, reserve_mb = 1e9, admission._reserve_mb
+    await asyncio.sleep(0.1)
+    with pytest.raises(
+        SandboxError, match=r"cannot run its first command: no room for 0\.3 s: .* MB of memory are left"
+    ):
+        await fresh.exec("true")
+    assert (await used.exec("echo on")).stdout == b"on\n"
+    waiting = asyncio.ensure_future(fresh.exec("echo on"))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    admission._reserve_mb = reserve_mb
+    assert (await waiting).stdout == b"on\n"
     await host.close()
