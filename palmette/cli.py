@@ -266,11 +266,13 @@ def sandbox_shell(
     image: Annotated[str, typer.Argument(help="An image, or what to make one from; the machine's own if none.")] = "",
     command: Annotated[list[str] | None, typer.Argument(help="What to run instead of a shell.")] = None,
     sandbox: Annotated[str, typer.Option(help="Host of the sandboxes.")] = "namespace",
+    allow: Annotated[list[str] | None, typer.Option(help="A host it may reach: [*.]NAME[@NETWORK][:PORT].")] = None,
 ) -> None:
     """Open a shell in a fresh sandbox; it is gone when the shell ends."""
     from palmette.commands import sandbox as sandboxes
 
-    raise typer.Exit(sandboxes.shell("" if image == "host" else image, host=sandbox, command=command or ()))
+    image = "" if image == "host" else image
+    raise typer.Exit(sandboxes.shell(image, host=sandbox, command=command or (), network=allow or ()))
 
 
 @sandbox_app.command("ls")

@@ -13,7 +13,7 @@ import time
 import tty
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from palmette.errors import UserError, suggest
+from palmette.sandbox.allow_list import AllowList
 from palmette.sandbox.api import Process, Sandbox, SandboxError, Spec, Streams
 from palmette.sandbox.dockerfile import read_dockerfile
 from palmette.sandbox.hosts import open_host
@@ -31,11 +32,15 @@ _DAY_S = 24 * 3600.0
 _SHELL = 'if command -v bash >/dev/null; then exec bash "$@"; else exec sh "$@"; fi'
 
 
-def shell(image: str, *, host: str, command: Sequence[str]) -> int:
+def shell(image: str, *, host: str, command: Sequence[str], network: Sequence[str] = ()) -> int:
     """Run a shell (or a command) in a fresh sandbox of an image, "" being the machine's own system.
 
     Returns its exit code. With a terminal the shell has one too; else standard input is read to its end first.
     """
+    try:
+        AllowList(network)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     images = Images()
     try:
         found = images.find(image) if image else None
@@ -44,20 +49,20 @@ def shell(image: str, *, host: str, command: Sequence[str]) -> int:
                 known = [name for each in images.all() for name in images.names(each)]
                 raise UserError(f"no image '{image}'{suggest(image, known)} (see 'palmette sandbox images list')")
             found = make_image(images, image)
-        return asyncio.run(_shell(found, host, command))
+        return asyncio.run(_shell(found, host, command, tuple(network)))
     except SandboxError as error:
         raise UserError(f"the sandbox failed: {error}") from None
     finally:
         images.close()
 
 
-async def _shell(image: Image | None, host_name: str, command: Sequence[str]) -> int:
+async def _shell(image: Image | None, host_name: str, command: Sequence[str], network: tuple[str, ...]) -> int:
     host = open_host(host_name)
     try:
-        spec = Spec(owner="shell", ttl_s=_DAY_S)
+        spec = Spec(owner="shell", ttl_s=_DAY_S, network=network)
         if image:
             workdir = image.workdir if image.workdir != "/" else spec.workdir
-            spec = Spec(owner="shell", ttl_s=_DAY_S, root=str(image.root), workdir=workdir, env=image.env)
+            spec = replace(spec, root=str(image.root), workdir=workdir, env=image.env)
         sandbox = await host.start(spec)
         argv = [*command] or ["/bin/sh", "-c", _SHELL, "sh"]
         if sys.stdin.isatty() and sys.stdout.isatty():

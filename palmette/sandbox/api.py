@@ -23,6 +23,7 @@ class Limits:
     cpus: float | None = None  # cores' worth of time; without it, as much as the next sandbox when time is short
     disk_mb: int = 64
     inodes: int = 16_384
+    network_mb: int = 1024  # through the proxy of `Spec.network`, both ways together
     output_bytes: int = 1 << 20  # of each of stdout and stderr, per exec; head and tail are kept
 
 
@@ -37,7 +38,8 @@ class Spec:
     root: str = ""  # directory with a root file system (see images.py), written to in private; "" is the machine's own
     limits: Limits = field(default_factory=Limits)
     ttl_s: float = 900.0  # the host closes the sandbox after this, whatever happens
-    gateway: tuple[str, int] | None = None  # host address served inside as `Sandbox.gateway_url`; the only network
+    gateway: tuple[str, int] | None = None  # host address served inside as `Sandbox.gateway_url`
+    network: tuple[str, ...] = ()  # hosts that a proxy lets it reach (see allow_list.py); () is none at all
 
 
 class Status(StrEnum):

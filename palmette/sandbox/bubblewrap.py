@@ -26,9 +26,8 @@ from palmette.sandbox.capture import Output
 from palmette.sandbox.descriptors import memory_file, readable
 from palmette.sandbox.files import Files
 from palmette.sandbox.group import Group, Groups
-from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
+from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec, environment, shown
 from palmette.sandbox.ports import Helper, Reachable, Ways
-from palmette.sandbox.relay import to_address
 from palmette.sandbox.server import NO_CPU, START_TIMEOUT_S, _claim_uids, _system
 
 _UID = 1000  # inside
@@ -159,8 +158,7 @@ class BubblewrapSandbox(Reachable):
         root = os.open(f"/proc/{self._pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         limit_bytes = self._spec.limits.disk_mb << 20
         self._files = Files(root, workdir=self._spec.workdir, owner=None, limit_bytes=limit_bytes)
-        if self._spec.gateway:
-            await self._ways.serve(enter_box.GATEWAY, to_address(self._spec.gateway))
+        await self._ways.serve(self._spec)
         self._expiry = asyncio.get_running_loop().call_later(self._spec.ttl_s, self._expire)
 
     async def exec(
@@ -253,12 +251,11 @@ class BubblewrapSandbox(Reachable):
         """Start a command; what it cannot be started for goes to its standard error, with the exit code 126."""
         place = os.path.join(self._spec.workdir, cwd)
         enter = [*_ENTER, "run", str(self._pid), str(_UID), self._group.joins if self._group else "", place, *argv]
-        fixed = {"PATH": PATH, "HOME": self._spec.workdir, "USER": "agent", "LANG": "C.UTF-8"}
         source = memory_file(stdin)
         try:
             return subprocess.Popen(
                 enter,
-                env={**fixed, **self._spec.env, **env},
+                env={**environment(self._spec), **env},
                 stdin=source,
                 stdout=outputs[0].write_end,
                 stderr=outputs[1].write_end,
@@ -336,7 +333,7 @@ def _walls(spec: Spec, texts: Sequence[int]) -> list[str]:
         found += ["--perms", "0644", "--file", str(fd), path]
     for path in dict.fromkeys((spec.workdir, *DIRECTORIES)):
         found += ["--perms", "1777" if path in ("/tmp", "/var/tmp") else "0755", "--dir", path]
-    for path in spec.readonly:
+    for path in shown(spec):
         if not Path(path).exists():
             raise StartFailed(f"Spec.readonly: {path}: No such file or directory")
         found += ["--ro-bind", f"@{path}", path]

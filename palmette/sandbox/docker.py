@@ -25,9 +25,8 @@ from palmette.sandbox.api import Result, SandboxLost, Spec, StartFailed, Status
 from palmette.sandbox.capture import Capture
 from palmette.sandbox.command_sandbox import CommandSandbox
 from palmette.sandbox.docker_engine import Engine, EngineError, find_socket
-from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
+from palmette.sandbox.layout import DIRECTORIES, check_spec, environment
 from palmette.sandbox.ports import Helper, Reachable, Ways
-from palmette.sandbox.relay import to_address
 
 _USER = "1000:1000"
 _DEFAULT_IMAGE = "debian:bookworm-slim"
@@ -135,14 +134,13 @@ class DockerSandbox(CommandSandbox, Reachable):
     async def begin(self, image: str) -> None:
         """Create and start the container, and make its directories. Raises `EngineError`, `StartFailed`."""
         spec = self._spec
-        fixed = {"PATH": PATH, "HOME": spec.workdir, "USER": "agent", "LANG": "C.UTF-8"}
         memory = spec.limits.memory_mb << 20
         body = {
             "Image": image,
             "Cmd": ["/bin/sh", "-c", _HOLD],
             "Entrypoint": [],
             "User": _USER,
-            "Env": [f"{name}={value}" for name, value in {**fixed, **spec.env}.items()],
+            "Env": [f"{name}={value}" for name, value in environment(spec).items()],
             "Hostname": "sandbox",
             "Labels": {"palmette.owner": spec.owner, "palmette.pid": str(os.getpid())},
             "HostConfig": {
@@ -165,8 +163,7 @@ class DockerSandbox(CommandSandbox, Reachable):
         done = await self._inside(["/bin/sh", "-c", _SETUP, "sh", *directories], b"", setup, 1 << 16, 60.0)
         if done.exit_code:
             raise StartFailed(f"image {image}: {done.stderr.decode(errors='replace').strip()[-200:] or 'has no sh'}")
-        if spec.gateway:
-            await self._ways.serve(enter_box.GATEWAY, to_address(spec.gateway))
+        await self._ways.serve(spec)
         self._live()
 
     async def _command(

@@ -42,21 +42,8 @@ class E2BHost:
 
     name = "e2b"
     lacks = frozenset(
-        {
-            "processes",
-            "walls",
-            "user",
-            "network",
-            "filter",
-            "root",
-            "memory",
-            "pids",
-            "disk",
-            "fork",
-            "pause",
-            "streams",
-        }
-        | {"bounds", "system", "ports", "cpu"}
+        {"processes", "walls", "user", "network", "filter", "root", "memory", "pids", "disk", "fork", "pause"}
+        | {"streams", "bounds", "system", "ports", "cpu", "allow"}
     )
 
     def __init__(self, *, api_url: str = "", sandbox_url: str = "", key: str = "", template: str = "") -> None:
@@ -84,6 +71,10 @@ class E2BHost:
                 raise StartFailed(f"Spec.{what}: files of this machine are not there; build an E2B template instead")
         if not self._key:
             raise StartFailed("E2B_API_KEY is not set: set it, or use the host 'namespace'")
+        if spec.network:
+            raise StartFailed(
+                "Spec.network: the proxy that would allow it runs on this machine; use the host 'namespace'"
+            )
         gateway = os.environ.get("PALMETTE_GATEWAY_URL", "")
         if spec.gateway and not gateway:
             raise StartFailed("an E2B sandbox cannot reach this machine: set PALMETTE_GATEWAY_URL to an address it can")

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -22,13 +21,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from palmette.sandbox.api import Bounds, Busy, Result, SandboxLost, Spec, StartFailed, Status, Usage
+from palmette.sandbox.api import Bounds, Busy, Result, SandboxLost, Spec, StartFailed, Status
 from palmette.sandbox.capture import Output
 from palmette.sandbox.cgroup import own_name
 from palmette.sandbox.descriptors import memory_file, readable
-from palmette.sandbox.fake_snapshot import FakeSnapshot, copy_files
+from palmette.sandbox.fake_process import limit, not_started, reap, signal_session
+from palmette.sandbox.fake_snapshot import FakeSnapshot, copied
 from palmette.sandbox.files import Files
-from palmette.sandbox.layout import DIRECTORIES, PATH, argv_of, check_spec
+from palmette.sandbox.layout import DIRECTORIES, argv_of, check_spec, environment
 from palmette.sandbox.ledger import HEARTBEAT_S, Cost, Ledger, entry
 from palmette.sandbox.ports import Reachable, Ways
 from palmette.sandbox.stream import Ends, RunningProcess
@@ -131,6 +131,11 @@ class FakeSandbox(Reachable):
         limit_bytes = spec.limits.disk_mb << 20
         self._files = Files(fd, workdir=spec.workdir, owner=None, limit_bytes=limit_bytes)
         self._ways = Ways(name, _plain_socket, self._check)
+        self._proxy = ("", 0)
+        if spec.network:
+            listener = socket.create_server(("127.0.0.1", 0))
+            self._proxy = listener.getsockname()
+            self._ways.allow(spec, listener)
         self._sessions: set[int] = set()
         self._outputs: set[Output] = set()
         self._lost: str | None = None
@@ -197,7 +202,7 @@ class FakeSandbox(Reachable):
 
         def send(number: int) -> None:
             if isinstance(started, subprocess.Popen):
-                _signal_session(started.pid, signal.Signals(number))
+                signal_session(started.pid, number)
 
         return RunningProcess(ends, asyncio.ensure_future(end()), send)
 
@@ -214,8 +219,7 @@ class FakeSandbox(Reachable):
         argv = argv_of(command)
 
         def dress() -> None:
-            for what, value in _rlimits(bounds):
-                resource.setrlimit(what, (value, value + 2 if what == resource.RLIMIT_CPU else value))
+            limit(bounds)
             if terminal:
                 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
@@ -233,7 +237,7 @@ class FakeSandbox(Reachable):
                 preexec_fn=dress if bounds or terminal else None,
             )
         except OSError as error:
-            return _not_started(argv[0], error)
+            return not_started(argv[0], error)
         finally:
             for fd in set(fds):
                 os.close(fd)
@@ -255,8 +259,8 @@ class FakeSandbox(Reachable):
         finally:
             self._running -= 1
             if not ended:
-                _kill_session(process.pid)
-            code, usage = _reap(process)
+                signal_session(process.pid)
+            code, usage = reap(process)
             self._cpu_s += usage.cpu_s
             os.close(pidfd)
         for _ in range(10):
@@ -300,10 +304,8 @@ class FakeSandbox(Reachable):
             why = "is paused: resume it first" if self._paused else f"is busy with {self._running} command(s)"
             raise Busy(f"sandbox {self._id} {why}")
         for session in self._sessions:
-            _kill_session(session)
-        return FakeSnapshot(
-            await asyncio.to_thread(copy_files, self._root, self._host.scratch()), self._spec, self._host
-        )
+            signal_session(session)
+        return FakeSnapshot(await copied(self._root, self._host), self._spec, self._host)
 
     async def fork(self, n: int = 1) -> list[FakeSandbox]:
         """Start `n` copies. Raises `Busy`, `SandboxLost`."""
@@ -318,18 +320,19 @@ class FakeSandbox(Reachable):
         self._check()
         self._paused = True
         for session in self._sessions:
-            _signal_session(session, signal.SIGSTOP)
+            signal_session(session, signal.SIGSTOP)
 
     async def resume(self) -> None:
         """Let them go on. Idempotent. Raises `SandboxLost`."""
         self._check()
         self._paused = False
         for session in self._sessions:
-            _signal_session(session, signal.SIGCONT)
+            signal_session(session, signal.SIGCONT)
 
     def cost(self) -> Cost:
         """Return what it has used so far, by the commands that have ended."""
-        return Cost(cpu_s=self._cpu_s, wall_s=time.monotonic() - self._began)
+        wall_s = time.monotonic() - self._began
+        return Cost(cpu_s=self._cpu_s, wall_s=wall_s, network_mb=self._ways.passed_mb)
 
     async def close(self) -> None:
         """End the sessions that were started and remove the directory. Idempotent."""
@@ -341,7 +344,7 @@ class FakeSandbox(Reachable):
         self._lost = why
         self._expiry.cancel()
         for session in self._sessions:
-            _kill_session(session)
+            signal_session(session)
         for output in list(self._outputs):
             output.close()
         self._ways.close()
@@ -358,43 +361,9 @@ class FakeSandbox(Reachable):
         return os.path.join(self._root, absolute.lstrip("/"))
 
     def _environment(self) -> dict[str, str]:
-        home = self._mapped(".")
-        fixed = {"PATH": PATH, "HOME": home, "LANG": "C.UTF-8", "PALMETTE_ROOT": self._root}
-        return {**fixed, **self._spec.env}
+        ours = {"HOME": self._mapped("."), "PALMETTE_ROOT": self._root}
+        return {**environment(self._spec, proxy=self._proxy), **ours, **self._spec.env}
 
 
 async def _plain_socket(family: int) -> socket.socket:
     return socket.socket(family)
-
-
-def _reap(process: subprocess.Popen[bytes]) -> tuple[int, Usage]:
-    """Return the exit code and what was used, of a process that has ended or is about to."""
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, Usage(cpu_s=used.ru_utime + used.ru_stime, peak_mb=used.ru_maxrss / 1024)
-
-
-def _kill_session(leader: int) -> None:
-    _signal_session(leader, signal.SIGKILL)
-
-
-def _signal_session(leader: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(leader, number)
-
-
-def _rlimits(bounds: Bounds | None) -> list[tuple[int, int]]:
-    if bounds is None:
-        return []
-    limits = (
-        (resource.RLIMIT_AS, bounds.memory_mb and bounds.memory_mb << 20),
-        (resource.RLIMIT_CPU, bounds.cpu_s),
-        (resource.RLIMIT_FSIZE, bounds.file_mb and bounds.file_mb << 20),
-    )
-    return [(what, value) for what, value in limits if value]
-
-
-def _not_started(program: str, error: OSError) -> Result:
-    code = 127 if isinstance(error, FileNotFoundError) else 126
-    text = f"{program}: {error.strerror}\n".encode()
-    return Result(status=Status.EXITED, exit_code=code, stdout=b"", stderr=text, truncated=False, wall_s=0.0)

@@ -8,6 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from palmette.sandbox.api import Spec, StartFailed
+from palmette.sandbox.namespace_snapshot import settled
 
 if TYPE_CHECKING:
     from palmette.sandbox.fake import FakeHost, FakeSandbox
@@ -27,7 +28,14 @@ class FakeSnapshot:
             raise StartFailed("the snapshot is closed")
         if n < 1:
             raise ValueError(f"fork(n) needs n of at least 1, not {n}")
-        roots = [await asyncio.to_thread(copy_files, self._root, self._host.scratch()) for _ in range(n)]
+        roots: list[str] = []
+        try:
+            for _ in range(n):
+                roots.append(await copied(self._root, self._host))
+        except BaseException:
+            for root in roots:
+                shutil.rmtree(root, ignore_errors=True)
+            raise
         return [self._host.inhabit(root, self._spec) for root in roots]
 
     async def close(self) -> None:
@@ -37,7 +45,18 @@ class FakeSnapshot:
             await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
 
 
-def copy_files(root: str, to: str) -> str:
-    """Copy what is below `root` into the directory `to`, and return that."""
-    subprocess.run(["cp", "-a", f"{root}/.", to], check=True, capture_output=True)  # links, fifos, holes and all
+async def copied(root: str, host: FakeHost) -> str:
+    """Return a new directory of `host` with a copy of what is below `root`; when cancelled there is none."""
+    to = host.scratch()
+    copying = asyncio.ensure_future(asyncio.to_thread(_copy_files, root, to))
+    try:
+        await settled(copying)  # a thread cannot be stopped, and would write into what is removed
+        copying.result()
+    except BaseException:
+        shutil.rmtree(to, ignore_errors=True)
+        raise
     return to
+
+
+def _copy_files(root: str, to: str) -> None:
+    subprocess.run(["cp", "-a", f"{root}/.", to], check=True, capture_output=True)  # links, fifos, holes and all

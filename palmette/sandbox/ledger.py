@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 HEARTBEAT_S = 5.0
@@ -28,6 +28,7 @@ class Cost:
     peak_mb: float = 0.0  # of its memory limit's count; 0 without cgroups
     disk_mb: float = 0.0  # what it had written at its end, without the layers it was forked from
     wall_s: float = 0.0
+    network_mb: float = 0.0  # through the proxy of `Spec.network`
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -35,6 +36,7 @@ class Cost:
             peak_mb=max(self.peak_mb, other.peak_mb),
             disk_mb=max(self.disk_mb, other.disk_mb),
             wall_s=self.wall_s + other.wall_s,
+            network_mb=self.network_mb + other.network_mb,
         )
 
 
@@ -109,7 +111,7 @@ class Ledger:
         entry = self._open.pop(name, None)
         if entry is not None:
             self.costs[entry.owner] = self.costs.get(entry.owner, Cost()) + cost
-            self._write({"close": name, "cpu_s": cost.cpu_s, "peak_mb": cost.peak_mb, "disk_mb": cost.disk_mb})
+            self._write({"close": name, **asdict(cost)})
 
     def beat(self) -> None:
         """Say that the owner is at work."""

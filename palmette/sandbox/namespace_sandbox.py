@@ -18,13 +18,12 @@ from palmette.sandbox.as_user import as_user
 from palmette.sandbox.descriptors import readable
 from palmette.sandbox.files import Files
 from palmette.sandbox.layers import Stack
-from palmette.sandbox.layout import PATH, argv_of
+from palmette.sandbox.layout import argv_of, environment
 from palmette.sandbox.ledger import Cost, entry
 from palmette.sandbox.namespace_snapshot import NamespaceSnapshot, settled
 from palmette.sandbox.pause import Pause
 from palmette.sandbox.ports import Reachable, Ways
 from palmette.sandbox.reach import Reach
-from palmette.sandbox.relay import to_address
 from palmette.sandbox.server import START_TIMEOUT_S, Server, explained
 from palmette.sandbox.stream import Ends, RunningProcess
 from palmette.sandbox.watchdog import Watchdog
@@ -47,7 +46,7 @@ class NamespaceSandbox(Reachable):
         self._server = server
         self._agent: Agent | None = None
         self._reach = Reach(host.roots, lambda: self._alive().open_root(), self._files_below)
-        self._ways = Ways(name, self.socket, self._alive)
+        self._ways = Ways(name, lambda family: server.socket(name, family), self._alive)
         self._stack = stack
         self._uid = uid
         self._mounts = -1
@@ -61,7 +60,7 @@ class NamespaceSandbox(Reachable):
         self._watchdog = Watchdog(self._suspect)
         self._lost: str | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._environment = {"PATH": PATH, "HOME": spec.workdir, "USER": server.user, "LANG": "C.UTF-8", **spec.env}
+        self._environment = environment(spec, user=server.user)
 
     @property
     def id(self) -> str:
@@ -156,11 +155,6 @@ class NamespaceSandbox(Reachable):
         """Ask its first process how many commands run. Raises `SandboxLost`."""
         return await self._in_time(self._alive().running(), 0.0)
 
-    async def socket(self, family: int) -> socket.socket:
-        """Return a TCP socket that was made in its network. Raises `SandboxLost`, `StartFailed`."""
-        self._alive()
-        return await self._server.socket(self._id, family)
-
     async def snapshot(self) -> NamespaceSnapshot:
         """Keep the files as they are. Raises `Busy`, `SandboxLost`."""
         async with self._frozen() as (snapshot, turned):
@@ -207,6 +201,7 @@ class NamespaceSandbox(Reachable):
             peak_mb=self._server.cgroups.peak_bytes(self._id) / 2**20,
             disk_mb=self._reach.used_bytes() / 2**20,
             wall_s=time.monotonic() - self._began,
+            network_mb=self._ways.passed_mb,
         )
 
     async def close(self) -> None:
@@ -236,8 +231,8 @@ class NamespaceSandbox(Reachable):
         self._changed = not self._stack.lowers
         marked = self._server.cgroups.version > 0
         self._server.ledger.opened(entry(self._id, self._spec.owner, self._spec.ttl_s, pid=box.pid, marked=marked))
-        if self._spec.gateway:
-            self._ways.relay(socket.socket(fileno=box.listener), to_address(self._spec.gateway))
+        listener = socket.socket(fileno=box.listener) if self._spec.gateway else None
+        await self._ways.serve(self._spec, listener)
 
     async def _close(self) -> None:
         if self._lost is None:

@@ -9,10 +9,12 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 
-from palmette.sandbox import enter_box
-from palmette.sandbox.api import StartFailed
+from palmette.sandbox import enter_box, proxy
+from palmette.sandbox.allow_list import AllowList
+from palmette.sandbox.api import Spec, StartFailed
 from palmette.sandbox.descriptors import readable
-from palmette.sandbox.relay import Handler, Relay, to_socket
+from palmette.sandbox.relay import Handler, Relay, to_address, to_socket
+from palmette.sandbox.traffic import record
 
 NewSocket = Callable[[int], Awaitable[socket.socket]]
 _LOOPBACK = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
@@ -30,13 +32,19 @@ class Ways:
         self._new_socket = new_socket
         self._check = check
         self._open: set[Relay] = set()
+        self._proxy: proxy.Proxy | None = None
+
+    async def socket(self, family: int) -> socket.socket:
+        """Return a socket of the sandbox's network, for the host to connect or to listen with."""
+        self._check()
+        return await self._new_socket(family)
 
     async def connect(self, port: int) -> socket.socket:
         """Return a socket that is connected to a server on the sandbox's loopback (see `Ports.connect`)."""
         self._check()
         _check_port(port)
         for family, address in _LOOPBACK:
-            inner = await self._new_socket(family)
+            inner = await self.socket(family)
             try:
                 inner.setblocking(False)
                 await asyncio.wait_for(asyncio.get_running_loop().sock_connect(inner, (address, port)), _TIMEOUT_S)
@@ -56,13 +64,34 @@ class Ways:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         return Exposure(url, self.relay(listener, to_socket(lambda: self.connect(port))), self._open)
 
-    async def serve(self, address: tuple[str, int], handler: Handler) -> None:
-        """Listen on `address` in the sandbox, and give what connects there to `handler`."""
+    async def listen(self, address: tuple[str, int]) -> socket.socket:
+        """Return a socket that listens on `address` in the sandbox."""
         inner = await self._new_socket(socket.AF_INET)
         inner.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         inner.bind(address)
         inner.listen(128)
-        self.relay(inner, handler)
+        return inner
+
+    async def serve(self, spec: Spec, listener: socket.socket | None = None) -> None:
+        """Offer what `spec` says: the gateway, on a `listener` if there is one already, and a proxy."""
+        if spec.gateway:
+            self.relay(listener or await self.listen(enter_box.GATEWAY), to_address(spec.gateway))
+        if spec.network:
+            self.allow(spec, await self.listen(proxy.ADDRESS))
+
+    def allow(self, spec: Spec, listener: socket.socket) -> None:
+        """Let what connects to `listener` reach the hosts of `Spec.network`."""
+        self._proxy = proxy.Proxy(
+            AllowList(spec.network),
+            limit_bytes=spec.limits.network_mb << 20,
+            log=lambda request: record(self._name, spec.owner, request),
+        )
+        self.relay(listener, self._proxy.serve)
+
+    @property
+    def passed_mb(self) -> float:
+        """What has gone through the proxy, both ways."""
+        return self._proxy.passed_bytes / 2**20 if self._proxy else 0.0
 
     def relay(self, listener: socket.socket, handler: Handler) -> Relay:
         """Give what connects to `listener` to `handler`, until `close`."""
@@ -99,6 +128,10 @@ class Reachable:
     """The part of a sandbox that is the protocol `Ports`: what has `_ways` only inherits it."""
 
     _ways: Ways
+
+    async def socket(self, family: int) -> socket.socket:
+        """Return a TCP socket that was made in its network. Raises `SandboxLost`, `StartFailed`."""
+        return await self._ways.socket(family)
 
     async def connect(self, port: int) -> socket.socket:
         """Return a socket connected to a server in it. Raises `ConnectionRefusedError`, `SandboxLost`, `ValueError`."""

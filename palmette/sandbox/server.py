@@ -17,7 +17,7 @@ from palmette.sandbox.api import Spec, StartFailed
 from palmette.sandbox.build import fork_server
 from palmette.sandbox.descriptors import readable
 from palmette.sandbox.layers import Layers
-from palmette.sandbox.layout import DIRECTORIES
+from palmette.sandbox.layout import DIRECTORIES, shown
 from palmette.sandbox.ledger import Ledger
 from palmette.sandbox.profile import Profile, settle
 
@@ -104,25 +104,25 @@ class Server:
     def request(self, name: str, spec: Spec, uid: int, layer: int = 0, lowers: Sequence[str] = ()) -> bytes:
         """Return the packet that asks for a sandbox (native/wire.h). Raises `StartFailed`."""
         links, system = self._system if not spec.root else ([], [_bind_key(spec.root, "Spec.root") + "\n/"])
-        shown = [_bind_key(path) for path in spec.readonly]
+        binds = [_bind_key(path) for path in shown(spec)]
         directories = list(dict.fromkeys((spec.workdir, *DIRECTORIES)))
         limits = spec.limits
         ttl_ms = min(int(spec.ttl_s * 1000), 0xFFFFFFFF)
         cpu_percent = round((limits.cpus or 0) * 100)
-        counts = len(links) // 2, len(system) + len(shown), len(directories), layer, len(lowers)
+        counts = len(links) // 2, len(system) + len(binds), len(directories), layer, len(lowers)
         numbers = limits.memory_mb, limits.pids, limits.disk_mb, limits.inodes, limits.output_bytes, ttl_ms
         head = _REQUEST.pack(_START, uid, *numbers, spec.gateway is not None, *counts, cpu_percent)
         if limits.cpus and not self.cgroups.shares_cpu:
             raise StartFailed(f"Limits.cpus: {NO_CPU}")
         host = _strings(*links, *system) if spec.root else self._system_strings
-        return head + _strings(name) + host + _strings(*shown, *directories, *lowers)
+        return head + _strings(name) + host + _strings(*binds, *directories, *lowers)
 
     def rotation(
         self, spec: Spec, *, layer: int, kept: int = 0, flat: bool = False, lowers: Sequence[str] = ()
     ) -> bytes:
         """Return the packet that asks for a new writable layer in a living sandbox (native/wire.h)."""
         image = [_bind_key(spec.root, "Spec.root") + "\n/"] if spec.root else []
-        mounted = spec.readonly if image else (*(key.partition("\n")[0] for key in self._system[1]), *spec.readonly)
+        mounted = shown(spec) if image else (*(key.partition("\n")[0] for key in self._system[1]), *shown(spec))
         points = [path for path in mounted if not any(path.startswith(f"{other}/") for other in mounted)]
         counts = len(lowers), len(image), len(points)
         limits = spec.limits

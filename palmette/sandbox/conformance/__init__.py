@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from palmette.sandbox.api import Host
-from palmette.sandbox.conformance import abuse, commands, files, life, network, ports, state, streams, walls
+from palmette.sandbox.conformance import abuse, allow, commands, files, life, network, ports, state, streams, walls
 
 NEEDS = (
     *("", "paths", "processes", "walls", "network", "filter", "user", "root", "system", "cpu", "memory", "pids"),
-    *("disk", "fork", "pause", "streams", "bounds", "ports"),
+    *("disk", "fork", "pause", "streams", "bounds", "ports", "allow"),
 )
 _BEHIND_WALLS = frozenset(("processes", "filter", "user", "root", "system", "memory", "pids", "disk", "cpu"))
 
@@ -40,7 +40,7 @@ def lacks(host: Host) -> frozenset[str]:
 
 def _checks() -> tuple[Check, ...]:
     found = []
-    for area in (commands, files, life, network, ports, state, streams, walls):
+    for area in (commands, files, life, network, allow, ports, state, streams, walls):
         for need, functions in area.CHECKS.items():
             assert need in NEEDS, need
             found += [Check(f.__name__.removeprefix("check_"), need, f) for f in functions]
