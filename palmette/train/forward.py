@@ -27,15 +27,25 @@ class Answer:
     logprob_E: Tensor  # natural logs, with gradient
     entropy_E: Tensor | None  # of each prediction in nats, without gradient; None if not asked for
     router_logits: tuple[Tensor, ...]  # (B x N, experts) of each layer with experts; empty if not asked for
+    also_EK: Tensor | None = None  # log-probs of other targets, with gradient
+    top_EK: Tensor | None = None  # the likeliest targets, int64
 
 
 def ask(
-    model: PreTrainedModel, asked: Pass, tree: TreePass | None = None, *, entropy: bool = False, routers: bool = False
+    model: PreTrainedModel,
+    asked: Pass,
+    tree: TreePass | None = None,
+    *,
+    entropy: bool = False,
+    routers: bool = False,
+    also_EK: Tensor | None = None,
+    top: int = 0,
 ) -> Answer:
     """Run the model over the tokens of `asked` and return log p(target | source and what is before it) of its edges.
 
     The output head runs only on the positions that predict something, which is most of the memory of a model with a
     large vocabulary. Padding is on the right, so causal attention needs no mask. Recorded routes are replayed.
+    `also_EK` are further targets of each edge's source, `top` asks for that many of the likeliest.
     """
     more: dict[str, Any] = {"tree": tree} if tree is not None else {}
     if routers:
@@ -50,6 +60,8 @@ def ask(
         logprob_E=-F.cross_entropy(logits_EV, asked.target_E, reduction="none"),
         entropy_E=_entropy(logits_EV) if entropy else None,
         router_logits=tuple(out.router_logits) if routers else (),
+        also_EK=None if also_EK is None else F.log_softmax(logits_EV, dim=-1).gather(1, also_EK),
+        top_EK=logits_EV.detach().topk(min(top, logits_EV.shape[-1]), dim=-1).indices if top else None,
     )
 
 

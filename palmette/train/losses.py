@@ -96,6 +96,26 @@ def kl_to_reference(logprob_M: Tensor, reference_M: Tensor, totals: Totals) -> T
     return loss, {"reference_kl": loss.detach()}
 
 
+def reverse_kl(also_MK: Tensor, teacher_MK: Tensor, weight_M: Tensor, totals: Totals) -> Terms:
+    """Weighted mean over sampled tokens of KL(student, teacher) over K likely tokens and one for all others, in nats.
+
+    `also_MK` are the student's log-probs of those tokens, with gradient, `teacher_MK` the teacher's (top-k form of
+    on-policy distillation, KAT-V2.5 and verl; the rest as one alternative makes it a divergence: never negative, 0 for
+    equal models).
+    """
+    teacher_MK = teacher_MK.to(also_MK.dtype)
+    rest_M, teacher_rest_M = (_rest(values_MK) for values_MK in (also_MK, teacher_MK))
+    kl_M = (also_MK.exp() * (also_MK - teacher_MK)).sum(-1) + rest_M.exp() * (rest_M - teacher_rest_M)
+    loss = (kl_M * weight_M).sum() / max(totals.tokens, 1)
+    return loss, {"teacher_top_kl": kl_M.detach().sum() / max(totals.tokens, 1), "distil_loss": loss.detach()}
+
+
+def _rest(logprob_MK: Tensor) -> Tensor:
+    """Return the log-prob of everything else, not below that of rounding."""
+    least = torch.finfo(logprob_MK.dtype).eps
+    return torch.log1p(-logprob_MK.exp().sum(-1).clamp(max=1 - least))
+
+
 def distillation_advantage(
     student_logprob_M: Tensor, teacher_logprob_M: Tensor, *, weight: float, limit: float
 ) -> Tensor:

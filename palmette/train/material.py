@@ -76,17 +76,18 @@ async def demonstrations(run: RunDir, domain: str, tasks: Sequence[Task], place:
 
 
 def cold_start_samples(run: RunDir, recipe: Recipe) -> list[Sample]:
-    """Return what the experts sampled and solved in the later half of their reinforcement learning, all domains.
+    """Return what the experts sampled and solved in the later half of their reinforcement learning, all domains."""
+    later = recipe.rl.steps // 2
+    return [sample for domain in recipe.domains for sample in solved_samples(run, domain, after=later)]
 
-    Equal token sequences are kept once.
-    """
+
+def solved_samples(run: RunDir, domain: str, *, after: int, until: int | None = None) -> list[Sample]:
+    """Return what an expert sampled and solved in its steps past `after`, up to `until`; equal sequences once."""
     found: dict[bytes, Sample] = {}
-    store = TreeStore(run.path / "trees")
-    for domain in recipe.domains:
-        for rollout, metadata in load_rollouts(store, stage=f"rl/{domain}"):
-            late = metadata["step"] > recipe.rl.steps // 2
-            if late and rollout.reward is not None and rollout.reward >= PASS:
-                found |= {sample.token_ids_T.tobytes(): sample for sample in from_tree(rollout.tree)}
+    for rollout, metadata in load_rollouts(TreeStore(run.path / "trees"), stage=f"rl/{domain}"):
+        wanted = after < metadata["step"] and (until is None or metadata["step"] <= until)
+        if wanted and rollout.reward is not None and rollout.reward >= PASS:
+            found |= {sample.token_ids_T.tobytes(): sample for sample in from_tree(rollout.tree)}
     return list(found.values())
 
 

@@ -32,6 +32,9 @@ class Pairs:
     advantage_M: Tensor
     teacher_logprob_M: Tensor  # 0 where there is no teacher
     reference_logprob_M: Tensor  # 0 where there is no reference
+    distil_M: Tensor  # weight of the teacher's distribution; 0 where there is none
+    top_ids_MK: Tensor  # int64, tokens whose log-probs the loss asks for too; none unless all samples have some
+    top_teacher_MK: Tensor  # the teacher's log-probs of those
 
     @classmethod
     def of(cls, samples: Sequence[Sample], device: torch.device | str = "cpu") -> Pairs:
@@ -61,6 +64,9 @@ class Pairs:
             advantage_M=known("advantage_T"),
             teacher_logprob_M=known("teacher_logprob_T"),
             reference_logprob_M=known("reference_logprob_T"),
+            distil_M=known("distil_T"),
+            top_ids_MK=counted(_tops("top_ids_TK", samples).astype(np.int64)),
+            top_teacher_MK=counted(_tops("top_teacher_TK", samples).astype(np.float32)),
         )
 
     def __len__(self) -> int:
@@ -76,3 +82,10 @@ def _sampled(values_T: np.ndarray | None, sample: Sample) -> np.ndarray:
     if values_T is None:
         return np.zeros(sample.num_sampled, np.float32)
     return np.asarray(values_T, np.float32)[np.asarray(sample.sampled_T, bool)]
+
+
+def _tops(name: str, samples: Sequence[Sample]) -> np.ndarray:
+    rows = [(getattr(sample, name), np.asarray(sample.sampled_T, bool)) for sample in samples]
+    if not rows or any(values is None for values, _ in rows):
+        return np.zeros((sum(sample.num_sampled for sample in samples), 0))
+    return np.concatenate([values[sampled_T] for values, sampled_T in rows])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from palmette.model.relay import Relay
 from palmette.model.tree_attention import TreePass, check_pass, tree_attention
 from palmette.train.forward import Answer, ask
 from palmette.train.pack import Pass, Plan
+from palmette.train.pairs import Pairs
 from palmette.trajectory.trie import NONE
 
 if TYPE_CHECKING:
@@ -81,9 +82,11 @@ def backward(
 
 
 @torch.no_grad()
-def look(model: PreTrainedModel, plan: Plan, seen: Callable[[Pass, Answer], None], *, routers: bool = False) -> None:
+def look(
+    model: PreTrainedModel, plan: Plan, seen: Callable[[Pass, Answer], None], *, routers: bool = False, top: int = 0
+) -> None:
     """Run all passes without gradients and show each answer to `seen`."""
-    runner = _Runner(model, plan, entropy=False, routers=routers)
+    runner = _Runner(model, plan, entropy=False, routers=routers, top=top)
     with runner.attention():
         for event, number in schedule(runner.parents, gradients=False):
             if event == "forward":
@@ -95,8 +98,9 @@ def look(model: PreTrainedModel, plan: Plan, seen: Callable[[Pass, Answer], None
 class _Runner:
     """Forward passes of a plan, with the relays between its parts."""
 
-    def __init__(self, model: PreTrainedModel, plan: Plan, *, entropy: bool, routers: bool) -> None:
-        self._model, self._plan, self._entropy, self._routers = model, plan, entropy, routers
+    def __init__(self, model: PreTrainedModel, plan: Plan, *, entropy: bool, routers: bool, top: int = 0) -> None:
+        self._model, self._plan = model, plan
+        self._more: dict[str, Any] = {"entropy": entropy, "routers": routers, "top": top}
         self.parents = [asked.parent for asked in plan.passes]
         self._has_below = set(self.parents)
         self._relays: dict[int, Relay] = {}
@@ -107,10 +111,11 @@ class _Runner:
 
     def forward(self, number: int) -> Answer:
         asked = self._plan.passes[number]
+        also_EK = _also(asked, self._plan.pairs)
         if asked.part is None:
-            return ask(self._model, asked, entropy=self._entropy, routers=self._routers)
+            return ask(self._model, asked, also_EK=also_EK, **self._more)
         tree = self._tree_pass(number)
-        answer = ask(self._model, asked, tree, entropy=self._entropy, routers=self._routers)
+        answer = ask(self._model, asked, tree, also_EK=also_EK, **self._more)
         if not self._checked:
             check_pass(self._model, tree)
             self._checked = True
@@ -138,3 +143,12 @@ class _Runner:
             gateway_depths=[int(layout.depth_N[layout.parts[q].start + left]) for _, _, q, left, _ in part.gateways],
             relay=self._relays.get(number),
         )
+
+
+def _also(asked: Pass, pairs: Pairs) -> Tensor | None:
+    """Return the further targets of each edge: pairs on one edge have one past, and so the same."""
+    if not pairs.top_ids_MK.shape[1]:
+        return None
+    also_EK = pairs.top_ids_MK.new_zeros(len(asked.source_E), pairs.top_ids_MK.shape[1])
+    also_EK[asked.edge_M] = pairs.top_ids_MK[asked.pair_M]
+    return also_EK

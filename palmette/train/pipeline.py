@@ -7,12 +7,14 @@ checkpoint. Stages and models have names: ``sft/swe`` makes ``models/sft-swe``, 
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 
 from palmette.engine.api import Sampling
@@ -27,19 +29,23 @@ from palmette.report.plots import overview_figure, to_png
 from palmette.report.tables import as_rich, headline
 from palmette.run import RunDir
 from palmette.train.distil import check_renderers, fill_distillation
-from palmette.train.material import cold_start_samples, demonstrations, ready_tasks
+from palmette.train.material import cold_start_samples, demonstrations, ready_tasks, solved_samples
 from palmette.train.memory import Watch
 from palmette.train.onpolicy import on_policy
 from palmette.train.policy import OnPolicyConfig
 from palmette.train.recipe import Recipe
 from palmette.train.rl import fill_outcomes
+from palmette.train.score import score_samples
 from palmette.train.sft import SftConfig, sft
 from palmette.train.stage import Stage, model_dir
 from palmette.train.summary import write_summary
+from palmette.train.trust import Trust, calibrate, turn_logprobs
 from palmette.train.workplace import Workplace, open_workplace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_CALIBRATION = 64  # rollouts of each expert
 
 
 async def run_pipeline(recipe: Any, run: RunDir) -> None:
@@ -195,6 +201,7 @@ async def _unify(job: _Job) -> None:
         check_renderers(job.place.renderer, teachers)
         warm = await _cold_start(job, start)
         models = {domain: job.load(path) for domain, path in teachers.items()}
+        trust = await asyncio.to_thread(_calibrated, job, models) if config.choose == "by_evidence" else None
         stage = _stage(job, "distil", warm, config, updates=config.updates)
         alike = all(type(teacher) is type(stage.model) for teacher in models.values())  # what the self-check stands for
         row = await on_policy(
@@ -202,13 +209,34 @@ async def _unify(job: _Job) -> None:
             job.place,
             _mixed([job.tasks[domain]["train"] for domain in job.recipe.domains]),
             config,
-            lambda rollouts: fill_distillation(rollouts, models, config, tree=stage.tree and alike),
+            lambda rollouts: fill_distillation(
+                rollouts, models, config, student=stage.model, trust=trust, tree=stage.tree and alike
+            ),
             model_name="student",
             reference=job.load(start) if config.reference_kl else None,
         )
         save_model(stage.model, start, target)
         job.finish("distil", stage.seconds, steps=stage.step, success=row.get("success"))
     await _evaluate(job, "student", target, job.recipe.domains)
+
+
+def _calibrated(job: _Job, teachers: Mapping[str, PreTrainedModel]) -> Trust:
+    """Learn how to read the teachers from what each expert solved early in its reinforcement learning."""
+    names = sorted(teachers)
+    turns: list[tuple[int, np.ndarray]] = []
+    for label, domain in enumerate(names):
+        solved = solved_samples(job.run, domain, after=0, until=max(job.recipe.rl.steps // 2, 1))[:_CALIBRATION]
+        budget = job.recipe.distil.token_budget
+        scores = [score_samples(teachers[name], solved, budget, tree=False) for name in names]
+        for sample, *own in zip(solved, *scores, strict=True):
+            turns.append((label, turn_logprobs(sample, np.stack(own, 1))))
+    if len({label for label, _ in turns}) < len(names):
+        missing = [name for label, name in enumerate(names) if label not in {known for known, _ in turns}]
+        raise UserError(
+            f"distil.choose = by_evidence learns from rollouts that the experts solved, and there are none of "
+            f"{', '.join(missing)} in this run; set distil.choose = by_domain"
+        )
+    return calibrate(turns)
 
 
 async def _cold_start(job: _Job, start: Path) -> Path:

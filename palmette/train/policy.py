@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from palmette.train.draws import DrawsConfig
-from palmette.train.losses import Clip, Terms, gate_weights, kl_to_reference, policy_gradient
+from palmette.train.losses import Clip, Terms, gate_weights, kl_to_reference, policy_gradient, reverse_kl
 from palmette.train.optim import OptimConfig
 from palmette.train.pairs import Pairs
 from palmette.train.samples import Totals
@@ -119,8 +119,8 @@ class PolicyObjective:
         """Only token ratios look at one pair at a time."""
         return self.config.ratio == "token"  # and with it the gate's unit
 
-    def __call__(self, logprob_M: Tensor, pairs: Pairs, totals: Totals) -> Terms:
-        """Return the policy-gradient loss, with the distance to the reference if it has a weight."""
+    def __call__(self, logprob_M: Tensor, pairs: Pairs, totals: Totals, also_MK: Tensor | None = None) -> Terms:
+        """Return the policy-gradient loss, with the distances to the reference and to teachers that have a weight."""
         config = self.config
         unit = config.ratio if config.gate_unit == "ratio" else "token"
         gate_M = gate_weights(pairs.mismatch_M, pairs, gate=config.gate, unit=unit)
@@ -139,4 +139,7 @@ class PolicyObjective:
         if config.reference_kl:
             distance, more = kl_to_reference(logprob_M, pairs.reference_logprob_M, totals)
             loss, metrics = loss + config.reference_kl * distance, metrics | more
+        if also_MK is not None:
+            distance, more = reverse_kl(also_MK, pairs.top_teacher_MK, pairs.distil_M, totals)
+            loss, metrics = loss + distance, metrics | more
         return loss, metrics

@@ -38,6 +38,9 @@ class Sample:
     reference_logprob_T: np.ndarray | None = None
     mismatch_T: np.ndarray | None = None  # log pi_train(theta_old) - log pi_behaviour of each sampled token
     route_TLK: np.ndarray | None = None  # experts chosen at each token, layers L by choices K; -1 where not recorded
+    top_ids_TK: np.ndarray | None = None  # int32, likely tokens in the place of each sampled one
+    top_teacher_TK: np.ndarray | None = None  # the teacher's log-probs of those
+    distil_T: np.ndarray | None = None  # weight of what the teacher thinks of each sampled token
     leaf: int = 0  # node of the tree it was made of, 0 for none
 
     def __post_init__(self) -> None:
@@ -54,6 +57,9 @@ class Sample:
             "teacher_logprob_T",
             "reference_logprob_T",
             "mismatch_T",
+            "top_ids_TK",
+            "top_teacher_TK",
+            "distil_T",
             "route_TLK",
         )
         for name in aligned:

@@ -60,6 +60,6 @@ class Likelihood:
         """Every pair stands for itself."""
         return True
 
-    def __call__(self, logprob_M: Tensor, pairs: Pairs, totals: Totals) -> Terms:
+    def __call__(self, logprob_M: Tensor, pairs: Pairs, totals: Totals, also_MK: Tensor | None = None) -> Terms:
         """Return the loss in nats a token."""
         return nll(logprob_M, totals)

@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 
 
 class Objective(Protocol):
-    """From log-probs _M of some pairs (with gradient), the pairs, and the totals of the step, to a loss and metrics."""
+    """From log-probs of some pairs (with gradient), the pairs, and the totals of the step, to a loss and metrics.
+
+    The log-probs are `logprob_M` of the sampled tokens and, where pairs have `top_ids_MK`, `also_MK` of those.
+    """
 
     @property
     def pointwise(self) -> bool:
         """Whether what a pair adds depends on no other pair's log-prob, so that any split of the pairs will do."""
         ...
 
-    def __call__(self, logprob_M: Tensor, pairs: Pairs, totals: Totals) -> Terms:
+    def __call__(self, logprob_M: Tensor, pairs: Pairs, totals: Totals, also_MK: Tensor | None = None) -> Terms:
         """Return the loss of these pairs, and metrics that add up over calls."""
         ...
 
@@ -74,19 +77,22 @@ def gradients(
     experts = _Experts(model, load_balance) if load_balance else None
     seeds = None
     if len(plan.passes) > 1 and (experts or (tree and not objective.pointwise)):
-        logprob_M = _look(model, plan, experts)
+        logprobs = _look(model, plan, experts)
         if tree and not objective.pointwise:
-            seeds, metrics = _seeds(logprob_M, plan.pairs, objective, totals)
+            seeds, metrics = _seeds(logprobs, plan.pairs, objective, totals)
             add(metrics)
 
     def loss_of(asked: Pass, answer: Answer) -> Tensor:
         logprob_M = answer.logprob_E[asked.edge_M]
+        also_MK = None if answer.also_EK is None else answer.also_EK[asked.edge_M]
         if answer.entropy_E is not None:
             add({"entropy": answer.entropy_E[asked.edge_M].sum() / max(totals.tokens, 1)})
         if seeds is not None:
-            loss = (logprob_M * seeds[asked.pair_M]).sum()
+            loss = (logprob_M * seeds[0][asked.pair_M]).sum()
+            if also_MK is not None:
+                loss = loss + (also_MK * seeds[1][asked.pair_M]).sum()
         else:
-            loss, metrics = objective(logprob_M, plan.pairs.take(asked.pair_M), totals)
+            loss, metrics = objective(logprob_M, plan.pairs.take(asked.pair_M), totals, also_MK)
             add({"loss": loss.detach(), **metrics})
         if experts is not None:
             balance = experts.loss(asked, answer)
@@ -150,24 +156,32 @@ class _Experts:
         return self._weight * load_balancing_loss(answer.router_logits, asked.count_BN.flatten(), self._step)
 
 
-def _look(model: PreTrainedModel, plan: Plan, experts: _Experts | None) -> Tensor:
-    """Return the log-probs of all pairs by a pass without gradients, and let `experts` count."""
-    logprob_M = torch.zeros(len(plan.pairs), dtype=torch.promote_types(model.dtype, torch.float32), device=model.device)
+def _look(model: PreTrainedModel, plan: Plan, experts: _Experts | None) -> tuple[Tensor, ...]:
+    """Return the log-probs _M, and those _MK of other targets, by passes without gradients; let `experts` count."""
+    wide, pairs = torch.promote_types(model.dtype, torch.float32), plan.pairs
+    logprobs = [torch.zeros(len(pairs), dtype=wide, device=model.device)]
+    if pairs.top_ids_MK.shape[1]:
+        logprobs.append(torch.zeros(pairs.top_ids_MK.shape, dtype=wide, device=model.device))
 
     def keep(asked: Pass, answer: Answer) -> None:
-        logprob_M[asked.pair_M] = answer.logprob_E[asked.edge_M]
+        for found, values in zip(logprobs, (answer.logprob_E, answer.also_EK), strict=False):
+            assert values is not None
+            found[asked.pair_M] = values[asked.edge_M]
         if experts is not None:
             experts.count(asked, answer)
 
     look(model, plan, keep, routers=experts is not None)
-    return logprob_M
+    return tuple(logprobs)
 
 
-def _seeds(logprob_M: Tensor, pairs: Pairs, objective: Objective, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return d loss / d logprob _M and the metrics: what an objective over units that reach over parts comes to."""
-    logprob_M = logprob_M.requires_grad_()
-    loss, metrics = objective(logprob_M, pairs, totals)
-    return torch.autograd.grad(loss, logprob_M)[0], {"loss": loss.detach(), **metrics}
+def _seeds(
+    logprobs: tuple[Tensor, ...], pairs: Pairs, objective: Objective, totals: Totals
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Return d loss / d log-probs and the metrics: what an objective over units that reach over parts comes to."""
+    inputs = [values.requires_grad_() for values in logprobs]
+    loss, metrics = objective(inputs[0], pairs, totals, *inputs[1:])
+    seeds = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+    return seeds, {"loss": loss.detach(), **metrics}
 
 
 def _shape(samples: Sequence[Sample], plan: Plan) -> dict[str, float]:

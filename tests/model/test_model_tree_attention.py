@@ -81,7 +81,7 @@ class Weighted:
 
     pointwise = True
 
-    def __call__(self, logprob_M: Tensor, pairs: Pairs, totals: Totals) -> Terms:
+    def __call__(self, logprob_M: Tensor, pairs: Pairs, totals: Totals, also_MK: Any = None) -> Terms:
         return -(logprob_M * pairs.advantage_M.to(logprob_M.dtype)).sum(), {}
 
 

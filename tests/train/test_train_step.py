@@ -216,7 +216,7 @@ def test_a_gradient_that_is_not_finite_is_dropped(tiny_model: Make, random_sampl
     class Broken:
         pointwise = True
 
-        def __call__(self, logprob_M: torch.Tensor, pairs: Pairs, totals: Totals) -> Terms:
+        def __call__(self, logprob_M: torch.Tensor, pairs: Pairs, totals: Totals, also_MK: Any = None) -> Terms:
             return logprob_M.sum() * float("nan"), {}
 
     row = train_step(model, optimiser, [random_sample(np.random.default_rng(0), 9)], Broken(), token_budget=64)
