@@ -249,15 +249,19 @@ def agents_try(
     file: AgentFile = None,
     version: AgentVersion = "",
     task: Annotated[str, typer.Option(metavar="DIR|TEXT", help="A task directory, or an instruction.")] = "",
-    engine: Annotated[str, typer.Option(help="scripted, local, or a model directory.")] = "scripted",
+    engine: Annotated[
+        str, typer.Option(help="scripted, local (the model in this process), or vllm:URL, sglang:URL, URL.")
+    ] = "scripted",
+    model: Annotated[str, typer.Option(help="Of --engine local, or whose tokenizer and template.")] = "palmette:base",
     sandbox: Annotated[str, typer.Option(help="Host of the sandboxes.")] = "namespace",
+    runs: Runs = RUNS,
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds the agent has.")] = 300.0,
     json: Json = False,
 ) -> None:
     """Let an agent do one task in a sandbox, and show the tree of tokens it leaves."""
     from palmette.commands import try_agent
 
-    plan = try_agent.Plan(task=task, engine=engine, sandbox=sandbox, timeout_s=timeout)
+    plan = try_agent.Plan(task=task, engine=engine, model=model, runs=runs, sandbox=sandbox, timeout_s=timeout)
     raise typer.Exit(try_agent.try_agent(name, plan, file=file, version=version, as_json=json))
 
 

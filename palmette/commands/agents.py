@@ -26,7 +26,8 @@ def list_agents(*, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    table = Table("agent", "version", "dialect", "from", "installed", box=None, pad_edge=False)
+    table = Table("agent", "version", "dialect", "from", box=None, pad_edge=False)
+    table.add_column("installed", overflow="fold")
     for row in rows:
         where = (row["installed"] or "no").replace(str(Path.home()), "~")
         origin = row["registry"] if row["registry"] != "none" else row["file"]

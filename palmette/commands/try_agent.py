@@ -18,6 +18,7 @@ from rich.table import Table
 
 from palmette.chat.template import Renderer
 from palmette.commands.agents import find_agent, installed_with_progress, wide_console
+from palmette.commands.engine import engine_of
 from palmette.commands.interrupt import run_interruptibly
 from palmette.commands.locate import find_model
 from palmette.engine.api import Engine, Sampling
@@ -33,15 +34,21 @@ from palmette.scaffolds.cli_agents import CliAgent
 from palmette.trajectory.node import GIVEN
 from palmette.trajectory.tree import ROOT, Tree
 
+SCRIPTED = "scripted"
 _MAX_TOKENS = 2048  # of one turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to let an agent do: `task` is a directory, an instruction, or "" for one that takes one command."""
+    """What to let an agent do: `task` is a directory, an instruction, or "" for one that takes one command.
+
+    `engine` is "scripted", "local" for `model` in this process, or an address, of which `model` is the tokenizer.
+    """
 
     task: str
     engine: str
+    model: str
+    runs: Path
     sandbox: str
     timeout_s: float
 
@@ -64,16 +71,13 @@ def try_agent(name: str, plan: Plan, *, file: Path | None, version: str, as_json
     else:
         _print(agent, seen)
     solved = seen.rollout.outcome is Outcome.OK and seen.rollout.reward == 1.0
-    return 0 if seen.exactness.exact and (solved or plan.engine != "scripted") else 1
+    return 0 if seen.exactness.exact and (solved or plan.engine != SCRIPTED) else 1
 
 
 def _task(given: str, scratch: Path) -> Task:
     """Return the task of a directory, or one with an instruction of the user's."""
     if given and (Path(given) / "task.toml").is_file():
-        task = load_task(Path(given))
-        if not (task.path / "solution" / "solve.sh").is_file():
-            raise UserError(f"--task {given}: it has no solution/solve.sh, which a scripted model would run")
-        return task
+        return load_task(Path(given))
     if given and Path(given).exists():
         raise UserError(f"--task {given}: there is no task.toml in it")
     return write_rehearsal(scratch / "task", given or INSTRUCTION)
@@ -86,7 +90,7 @@ async def _rehearsed(agent: Agent, task: Task, plan: Plan) -> Rehearsal:
         stack.push_async_callback(host.close)
         for weakness in host.weaknesses():
             print(f"warning: sandboxes ({host.name}): {weakness}", file=sys.stderr)
-        engine, renderer = await asyncio.to_thread(_engine, plan.engine, driver, task)
+        engine, renderer = await _engine(plan, driver, task)
         stack.push_async_callback(engine.close)
         with Progress(f"agents/{agent.name}", unit="answers") as bar:
             return await rehearse(
@@ -100,16 +104,13 @@ async def _rehearsed(agent: Agent, task: Task, plan: Plan) -> Rehearsal:
             )
 
 
-def _engine(name: str, agent: CliAgent, task: Task) -> tuple[Engine, Renderer]:
-    """Return the engine of a name ("scripted", "local" for the embedded model) or of a model, and its renderer."""
-    if name == "scripted":
-        return understood(agent, task)
-    model_dir = find_model("palmette:base" if name == "local" else name, Path("runs"))
-    from palmette.engine.local import LocalEngine
-    from palmette.model.load import load_model
-
+async def _engine(plan: Plan, agent: CliAgent, task: Task) -> tuple[Engine, Renderer]:
+    """Return the engine that is meant, and what renders its prompts. Raises `UserError`."""
+    if plan.engine == SCRIPTED:
+        return await asyncio.to_thread(understood, agent, task)
+    model_dir = find_model(plan.model, plan.runs)
     renderer = Renderer.from_dir(model_dir)
-    return LocalEngine(load_model(model_dir), stop_ids=renderer.stop_ids), renderer
+    return await engine_of(model_dir, renderer, "" if plan.engine == "local" else plan.engine), renderer
 
 
 # What is printed

@@ -14,6 +14,7 @@ from palmette.engine.witness import Witness
 from palmette.envs.api import Draft, Step, Task
 from palmette.envs.grade import Grader
 from palmette.envs.task import write_task
+from palmette.errors import UserError
 from palmette.gateway.app import Gateway
 from palmette.gateway.session import Asked
 from palmette.model.load import embedded_path
@@ -65,10 +66,16 @@ def write_rehearsal(directory: Path, instruction: str = INSTRUCTION) -> Task:
 
 
 def understood(agent: CliAgent, task: Task) -> tuple[Engine, Renderer]:
-    """Return a scripted engine that solves the task as its reference solution does, and what renders its prompts."""
+    """Return a scripted engine that solves the task as its reference solution does, and what renders its prompts.
+
+    Raises `UserError` for a task without one.
+    """
+    solution = task.path / "solution" / "solve.sh"
+    if not solution.is_file():
+        raise UserError(f"{solution} is missing; it is what a scripted model runs, so try with --engine local")
     renderer = _renderer()
-    script = (task.path / "solution" / "solve.sh").read_text(encoding="utf-8")
-    return ScriptedEngine(Understudy(agent.agent, [_command(script)], renderer)), renderer
+    command = _command(solution.read_text(encoding="utf-8"))
+    return ScriptedEngine(Understudy(agent.agent, [command], renderer)), renderer
 
 
 async def rehearse(
