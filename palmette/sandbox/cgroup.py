@@ -57,9 +57,9 @@ class Cgroups:
     def confine(self, name: str, limits: Limits) -> list[int]:
         """Make the limits that a sandbox has only once it is used (v1: memory, and its share of the processor).
 
-        A memory cgroup costs 0.2 ms, and the kernel keeps a kilobyte in each for every 64 file systems on the machine,
-        of which a sandbox has several: idle sandboxes would cost the more the more there are. Returns descriptors; who
-        writes 0 to them joins. Raises `SandboxError`.
+        A memory cgroup costs 0.2 ms, and the kernel keeps a kilobyte in each for every 64 file systems there were at
+        once since it booted, of which a sandbox has four: idle sandboxes would cost the more the more there are.
+        Returns descriptors; who writes 0 to them joins. Raises `SandboxError`.
         """
         if self.version != 1:
             return []
