@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,8 +36,11 @@ from palmette.gateway.dialect import Request as Asked
 from palmette.gateway.growing import Growing
 from palmette.gateway.incoming import key_of, name_of, read_body, while_connected
 from palmette.gateway.listen import Connection, Server, bind
+from palmette.gateway.metrics import MEDIA_TYPE, Counted, Metrics
+from palmette.gateway.places import Full, Places
 from palmette.gateway.refusal import Refusal
 from palmette.gateway.session import Failure, Session
+from palmette.gateway.shared import Shared
 from palmette.gateway.stream import EventStream, events
 
 DIALECTS: dict[str, Dialect] = {
@@ -49,6 +53,11 @@ COUNTS: dict[str, tuple[Dialect, Callable[[int], dict[str, Any]]]] = {
     "/v1/responses/input_tokens": (openai_responses.DIALECT, openai_responses.count),
     "/v1/messages/count_tokens": (anthropic.DIALECT, anthropic.count),
 }
+NAMES = {path: dialect.name for path, dialect in DIALECTS.items()} | {  # of what metrics count, by the path's end
+    "enerateContent": "gemini",
+    "/metrics": "metrics",
+    "/health": "health",
+}
 MODEL_NAME = "palmette"
 PUBLIC_SAMPLING = Sampling(max_tokens=2048)  # of a session that a request without a rollout opens for itself
 
@@ -58,7 +67,8 @@ class Gateway:
 
     With `public_key` the gateway also answers requests that belong to no session: each opens a throw-away session
     and gets the sampling it asks for. An empty `public_key` lets anybody in; any other must come as bearer token.
-    More than `max_under_way` requests at once are answered 429; bodies over `max_body_bytes` 413.
+    More than `max_under_way` requests at once, or a quarter of them of one session, are answered 429; at most
+    `max_at_engine` of them are with the engine, sessions taking turns. Bodies over `max_body_bytes` are answered 413.
     """
 
     def __init__(
@@ -70,7 +80,8 @@ class Gateway:
         port: int = 0,
         public_key: str | None = None,
         public_sampling: Sampling = PUBLIC_SAMPLING,
-        max_under_way: int = 1024,
+        max_under_way: int = 2048,
+        max_at_engine: int = 512,
         max_body_bytes: int = 32 << 20,
     ) -> None:
         self.engine = engine
@@ -79,12 +90,14 @@ class Gateway:
         self.port = port
         self._public_key = public_key
         self._public_sampling = public_sampling
-        self._max_under_way = max_under_way
         self._max_body_bytes = max_body_bytes
-        self._under_way = 0
         self._sessions: dict[str, Session] = {}
         self._growing = Growing()
+        self.metrics = Metrics()
+        self._places = Places(at_engine=max_at_engine, under_way=max_under_way)
         self._tokenising = ThreadPoolExecutor(1, "tokenising")
+        self._shared = Shared(tokenising=self._tokenising, places=self._places, metrics=self.metrics)
+        self._watching: asyncio.Task[None] | None = None
         self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -93,7 +106,7 @@ class Gateway:
         listener = bind(self.host, self.port)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            self._app(),
+            Counted(self._app(), self.metrics, NAMES),
             loop="none",
             http=Connection,
             ws="none",
@@ -101,13 +114,18 @@ class Gateway:
             access_log=False,
             log_config=None,
             server_header=False,
-            backlog=2048,
+            backlog=4096,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=1,
         )
         self._server = Server(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="gateway")
         await self._server.ready.wait()
+        self._watching = asyncio.create_task(self.metrics.watch_loop(), name="loop lag")
+
+    async def drain(self, within_s: float) -> bool:
+        """Refuse new requests from here on (503); return when all under way have ended, False if not in time."""
+        return await self._places.drained(within_s)
 
     async def close(self) -> None:
         """Close every session and stop serving, for good. Idempotent."""
@@ -117,12 +135,14 @@ class Gateway:
             self._server.should_exit = True
             await self._serving
             self._server = self._serving = None
+        if self._watching is not None:
+            self._watching.cancel()
         self._tokenising.shutdown(wait=False, cancel_futures=True)
 
     def open_session(self, sampling: Sampling, *, max_completion_tokens: int | None = None) -> Session:
         """Return a new session that samples by `sampling` whatever the agent asks; an answer may have at most
         `max_completion_tokens` and what the agent asks for, if that is less."""
-        session = Session(sampling, max_completion_tokens=max_completion_tokens, tokenising=self._tokenising)
+        session = Session(sampling, max_completion_tokens=max_completion_tokens, shared=self._shared)
         self._sessions[session.key] = session
         return session
 
@@ -144,6 +164,7 @@ class Gateway:
     def _app(self) -> Starlette:
         routes = [
             Route("/health", self._health, methods=["GET"]),
+            Route("/metrics", self._metrics, methods=["GET"]),
             Route("/api/hello", _hello, methods=["GET"]),  # Claude Code knocks here first, with HEAD
             Route("/", _hello, methods=["GET"]),
         ]
@@ -228,16 +249,16 @@ class Gateway:
     @contextlib.contextmanager
     def _admitted(self, session: Session) -> Iterator[contextlib.ExitStack]:
         """Take one of the places of requests under way; the stack gives it back. Raises `Refusal` (429)."""
-        if self._under_way >= self._max_under_way:
-            session.failure = Failure.OVERLOADED
-            raise refusal.overloaded(retry_after_s=1)
-        self._under_way += 1
         with contextlib.ExitStack() as slot:
-            slot.callback(self._leave)
+            try:
+                slot.enter_context(self._places.admitted(session.key))
+            except Full as full:
+                session.failure = Failure.OVERLOADED
+                self.metrics.count("rejected_total", f'reason="{full.reason}"')
+                wait_s = max(1, min(30, math.ceil(self.metrics.mean_s)))
+                refused = refusal.draining(wait_s) if full.reason == "draining" else None
+                raise refused or refusal.overloaded(wait_s, full.reason) from None
             yield slot
-
-    def _leave(self) -> None:
-        self._under_way -= 1
 
     async def _models(self, request: Request) -> Response:
         """List the one model, in the words of all dialects at once but Google's, which has a path of its own."""
@@ -255,7 +276,17 @@ class Gateway:
         return _json(describe(name, self.engine))
 
     async def _health(self, request: Request) -> Response:
-        return _json({"status": "ok", "sessions": len(self._sessions), "under_way": self._under_way})
+        return _json({"status": "ok", "sessions": len(self._sessions), "under_way": self._places.under_way})
+
+    async def _metrics(self, request: Request) -> Response:
+        """Tell what was counted, of all sessions together."""
+        gauges = {
+            "sessions_open": len(self._sessions),
+            "under_way": self._places.under_way,
+            "at_engine": self._places.taken,
+            "waiting": self._places.waiting,
+        }
+        return Response(self.metrics.text(gauges), media_type=MEDIA_TYPE)
 
     def _check_key(self, request: Request) -> None:
         """Refuse a path with a key that nobody issued. Raises `Refusal`."""
@@ -276,7 +307,7 @@ class Gateway:
         if self._public_key is not None and (
             not self._public_key or secrets.compare_digest(key.encode(), self._public_key.encode())
         ):
-            return Session(self._public_sampling, honour_sampling=True, tokenising=self._tokenising)
+            return Session(self._public_sampling, honour_sampling=True, shared=self._shared)
         raise Refusal(401, "Incorrect API key provided.", code="invalid_api_key", kind="authentication_error")
 
 

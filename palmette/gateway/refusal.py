@@ -77,12 +77,24 @@ def broken() -> Refusal:
     return Refusal(500, "The gateway failed; its log says why.", kind="server_error")
 
 
-def overloaded(retry_after_s: int) -> Refusal:
-    """Return the 429 for a gateway with too many requests under way."""
+def overloaded(retry_after_s: int, reason: str) -> Refusal:
+    """Return the 429 for a gateway with too many requests under way, of all sessions or of one."""
+    whose = "of this session " if reason == "session_full" else ""
     return Refusal(
         429,
-        "Too many requests are under way; try again later.",
+        f"Too many requests {whose}are under way; try again later.",
         kind="rate_limit_error",
         code="rate_limit_exceeded",
-        headers={"retry-after": str(retry_after_s)},
+        headers={"retry-after": str(retry_after_s), "x-palmette-reason": reason},
+    )
+
+
+def draining(retry_after_s: int) -> Refusal:
+    """Return the 503 for a gateway that is about to stop."""
+    return Refusal(
+        503,
+        "The gateway is about to stop and takes no more requests.",
+        kind="server_error",
+        code="shutting_down",
+        headers={"retry-after": str(retry_after_s), "x-palmette-reason": "draining"},
     )

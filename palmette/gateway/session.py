@@ -13,7 +13,6 @@ import contextlib
 import secrets
 from array import array
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -30,6 +29,7 @@ from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
 from palmette.gateway.fields import read_json
 from palmette.gateway.identity import Digest, Known, Walk, call_ids
+from palmette.gateway.shared import Shared
 from palmette.trajectory.tree import ROOT, Tree
 
 # Longer conversations are tokenised in the gateway's one tokenising thread (the tokenizer lets go of the interpreter).
@@ -74,7 +74,7 @@ class Session:
         *,
         max_completion_tokens: int | None = None,
         honour_sampling: bool = False,
-        tokenising: Executor | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self.key = secrets.token_urlsafe(24)
         self.tree = Tree()
@@ -86,7 +86,7 @@ class Session:
         self._sampling = sampling
         self._cap = max_completion_tokens
         self._honour = honour_sampling
-        self._tokenising = tokenising
+        self._shared = shared
         self._known = Known()
         self._said: dict[Digest, int] = {}  # where in `conversation`
         self._asked = self._issued = 0  # requests, and ids of tool calls
@@ -164,9 +164,7 @@ class Session:
     def forked(self, sampling: Sampling) -> Session:
         """Return a session with its own key that goes on from here: it has a copy of the tree, of what was said and of
         what is known, so the same messages extend the same sampled ids. What is under way stays with the original."""
-        fork = Session(
-            sampling, max_completion_tokens=self._cap, honour_sampling=self._honour, tokenising=self._tokenising
-        )
+        fork = Session(sampling, max_completion_tokens=self._cap, honour_sampling=self._honour, shared=self._shared)
         nodes = ((at, self.tree.node(at)) for at in self.tree.nodes())
         fork.tree = Tree.restore((at, replace(node, arrays=dict(node.arrays))) for at, node in nodes)
         fork.turns, fork.failure = self.turns, self.failure
@@ -188,11 +186,12 @@ class Session:
         call.prompt, after = await self._prompt(ask, walk, renderer)
         sampling = self._sampling_for(ask, index)
         try:
-            if live and isinstance(engine, StreamingEngine):
-                completion = await engine.stream(call.prompt, sampling, call.each)
-            else:
-                completion = await engine.complete(call.prompt, sampling)
-            scores = await engine.score(call.prompt) if ask.scored else None
+            async with self._shared.places.place(self.key) if self._shared else contextlib.nullcontext():
+                if live and isinstance(engine, StreamingEngine):
+                    completion = await engine.stream(call.prompt, sampling, call.each)
+                else:
+                    completion = await engine.complete(call.prompt, sampling)
+                scores = await engine.score(call.prompt) if ask.scored else None
         except ContextExhausted as error:
             self.failure = Failure.CONTEXT_EXHAUSTED
             raise refusal.ContextRefusal(engine.context_tokens, len(call.prompt)) from error
@@ -236,8 +235,8 @@ class Session:
 
     async def _off_loop(self, messages: Sequence[Message], tokenise: Callable[[], list[int]]) -> list[int]:
         """Tokenise here or in the thread for it, by how much there is to do."""
-        if self._tokenising and sum(len(message.content) for message in messages) > OFF_LOOP_CHARS:
-            return await asyncio.get_running_loop().run_in_executor(self._tokenising, tokenise)
+        if self._shared and sum(len(message.content) for message in messages) > OFF_LOOP_CHARS:
+            return await asyncio.get_running_loop().run_in_executor(self._shared.tokenising, tokenise)
         return tokenise()
 
     def _sampling_for(self, ask: Ask, index: int) -> Sampling:
@@ -265,12 +264,22 @@ class Session:
             tree=self.tree,
             leaf=leaf,
         )
+        self._tell_metrics(turn)
         call.prompt = ()
         raw = ask.prompt_ids is not None  # then there are no messages that a later request could go on from
         self._say(turn, walk, b"" if raw else self._known.learn(walk, turn))
         self.turns += 1
         self.failure = None
         return turn
+
+    def _tell_metrics(self, turn: Turn) -> None:
+        if self._shared is None:
+            return
+        metrics = self._shared.metrics
+        metrics.count("turns_total")
+        metrics.count("tokens_total", 'kind="prompt"', turn.prompt_tokens)
+        metrics.count("tokens_total", 'kind="sampled"', len(turn.completion.token_ids))
+        metrics.count("forks_total", by=int(self.tree.parts_at(turn.leaf)))
 
     def _say(self, turn: Turn, walk: Walk, end: Digest) -> None:
         """Append to `conversation` what it does not hold yet; `end` is the digest of it with the answer."""

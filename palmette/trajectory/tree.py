@@ -176,6 +176,13 @@ class Tree:
         """Return the tokens from the first down to the last of `node` (int32 _T)."""
         return _joined([self._nodes[step].token_ids for step in self.path(node)], np.int32)
 
+    def parts_at(self, leaf: int) -> bool:
+        """Say whether the commit that ended in `leaf` made a branch beside others."""
+        above = self._nodes[leaf].parent
+        if above != ROOT and self._nodes[above].turn == GIVEN and len(self._nodes[above].children) == 1:
+            above = self._nodes[above].parent  # above what was given before the answer
+        return len(self._nodes[above].children) > 1
+
     def sampled(self, node: int) -> np.ndarray:
         """Return per token of the node itself whether it was sampled (bool _T, all alike)."""
         return np.full(len(self._nodes[node]), self._nodes[node].turn != GIVEN)

@@ -110,10 +110,10 @@ async def test_a_client_that_leaves_cancels_its_generation(
     await asyncio.wait_for(engine.cancelled.wait(), 10)
     assert (session.turns, session.tree.num_tokens, session.failure) == (0, 0, None)
     for _ in range(100):
-        if not gateway._under_way:
+        if not gateway._places.under_way:
             break
         await asyncio.sleep(0.01)
-    assert gateway._under_way == 0, "its place is free again"
+    assert gateway._places.under_way == 0, "its place is free again"
 
 
 async def test_an_engine_that_fails_midway_breaks_the_stream(open_gateway: Callable[..., Any], say: Say) -> None:
