@@ -267,12 +267,12 @@ def agents_try(
 
 @sandbox_app.command("shell", context_settings={"ignore_unknown_options": True})
 def sandbox_shell(
-    image: Annotated[str, typer.Argument(help="An image, or what to make one from; the machine's own if none.")] = "",
+    image: Annotated[str, typer.Argument(help="An image, what to make one from, or the id of a running sandbox.")] = "",
     command: Annotated[list[str] | None, typer.Argument(help="What to run instead of a shell.")] = None,
     sandbox: Annotated[str, typer.Option(help="Host of the sandboxes.")] = "namespace",
     allow: Annotated[list[str] | None, typer.Option(help="A host it may reach: [*.]NAME[@NETWORK][:PORT].")] = None,
 ) -> None:
-    """Open a shell in a fresh sandbox; it is gone when the shell ends."""
+    """Open a shell in a fresh sandbox, gone when the shell ends; or, by its id, in one that runs (see ls)."""
     from palmette.commands import sandbox as sandboxes
 
     image = "" if image == "host" else image

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import sys
 import termios
 import time
 import tty
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,16 +23,18 @@ from palmette.errors import UserError, suggest
 from palmette.sandbox.allow_list import AllowList
 from palmette.sandbox.api import Process, Sandbox, SandboxError, Spec, Streams
 from palmette.sandbox.dockerfile import read_dockerfile
+from palmette.sandbox.door import Neighbour
 from palmette.sandbox.hosts import open_host
 from palmette.sandbox.image_build import image_below, make_image
 from palmette.sandbox.images import Image, Images
+from palmette.sandbox.ledger import Journal, journals
 
 _DAY_S = 24 * 3600.0
-_SHELL = 'if command -v bash >/dev/null; then exec bash "$@"; else exec sh "$@"; fi'
+_SHELL = ("/bin/sh", "-c", 'if command -v bash >/dev/null; then exec bash "$@"; else exec sh "$@"; fi', "sh")
 
 
 def shell(image: str, *, host: str, command: Sequence[str], network: Sequence[str] = ()) -> int:
-    """Run a shell (or a command) in a fresh sandbox of an image, "" being the machine's own system.
+    """Run a shell (or a command) in a fresh sandbox of an image ("": the machine's own), or in a running sandbox.
 
     Returns its exit code. With a terminal the shell has one too; else standard input is read to its end first.
     """
@@ -44,6 +45,8 @@ def shell(image: str, *, host: str, command: Sequence[str], network: Sequence[st
     images = Images()
     try:
         found = images.find(image) if image else None
+        if image and found is None and (running := _running(image)):
+            return asyncio.run(_attach(*running, command))
         if image and found is None:
             if not Path(image).exists() and not image.startswith("debootstrap"):
                 known = [name for each in images.all() for name in images.names(each)]
@@ -56,6 +59,40 @@ def shell(image: str, *, host: str, command: Sequence[str], network: Sequence[st
         images.close()
 
 
+async def _attach(journal: Journal, sandbox: str, command: Sequence[str]) -> int:
+    neighbour = Neighbour(journal, sandbox)
+    argv = [*command] or _SHELL
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        return await _interactive(neighbour, argv)
+    visit = await neighbour.open(argv)
+    feeding = asyncio.ensure_future(_pipe_in(visit))
+    try:
+        async for name, data in visit.output():
+            stream = sys.stderr.buffer if name == "stderr" else sys.stdout.buffer
+            stream.write(data)
+            stream.flush()
+    finally:
+        feeding.cancel()
+    return (await visit.wait()).exit_code
+
+
+async def _pipe_in(process: Process) -> None:
+    with suppress(BrokenPipeError):
+        await process.write(await asyncio.to_thread(sys.stdin.buffer.read))
+        await process.end_input()
+
+
+def _running(name: str) -> tuple[Journal, str] | None:
+    """Return the running sandbox of that id, or the one whose id begins or ends like that. Raises `UserError`."""
+    found = [(journal, entry.id) for journal in journals() for entry in journal.entries if entry.id != journal.name]
+    fitting = [each for each in found if each[1] == name] or [
+        each for each in found if "/" in name and (each[1].startswith(name) or each[1].endswith(name))
+    ]
+    if len(fitting) > 1:
+        raise UserError(f"'{name}' fits {len(fitting)} sandboxes (see 'palmette sandbox ls'): say more of its id")
+    return fitting[0] if fitting else None
+
+
 async def _shell(image: Image | None, host_name: str, command: Sequence[str], network: tuple[str, ...]) -> int:
     host = open_host(host_name)
     try:
@@ -64,7 +101,7 @@ async def _shell(image: Image | None, host_name: str, command: Sequence[str], ne
             workdir = image.workdir if image.workdir != "/" else spec.workdir
             spec = replace(spec, root=str(image.root), workdir=workdir, env=image.env)
         sandbox = await host.start(spec)
-        argv = [*command] or ["/bin/sh", "-c", _SHELL, "sh"]
+        argv = [*command] or _SHELL
         if sys.stdin.isatty() and sys.stdout.isatty():
             if isinstance(sandbox, Streams):
                 return await _interactive(sandbox, argv)
@@ -85,7 +122,7 @@ async def _batch(sandbox: Sandbox, argv: Sequence[str]) -> int:
 
 
 async def _interactive(sandbox: Streams, argv: Sequence[str]) -> int:
-    size = shutil.get_terminal_size()
+    size = os.get_terminal_size(sys.stdout.fileno())
     env = {"TERM": os.environ.get("TERM", "xterm"), "PS1": "sandbox:\\w\\$ "}
     process = await sandbox.open(argv, env=env, terminal=(size.lines, size.columns), timeout_s=_DAY_S)
     loop = asyncio.get_running_loop()
@@ -93,7 +130,7 @@ async def _interactive(sandbox: Streams, argv: Sequence[str]) -> int:
     keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
 
     def resized() -> None:
-        now = shutil.get_terminal_size()
+        now = os.get_terminal_size(sys.stdout.fileno())
         changes.append(asyncio.ensure_future(process.resize(now.lines, now.columns)))
 
     changes: list[asyncio.Future[None]] = []

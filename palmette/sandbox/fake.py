@@ -25,6 +25,7 @@ from palmette.sandbox.api import Bounds, Busy, Result, SandboxLost, Spec, StartF
 from palmette.sandbox.capture import Output
 from palmette.sandbox.cgroup import own_name
 from palmette.sandbox.descriptors import memory_file, readable
+from palmette.sandbox.door import Door, open_door
 from palmette.sandbox.fake_process import limit, not_started, reap, signal_session
 from palmette.sandbox.fake_snapshot import FakeSnapshot, copied
 from palmette.sandbox.files import Files
@@ -47,6 +48,7 @@ class FakeHost:
         self._sandboxes: dict[str, FakeSandbox] = {}
         self._serial = 0
         self._ledger: Ledger | None = None
+        self._door: Door | None = None
         self._base = ""
 
     async def start(self, spec: Spec) -> FakeSandbox:
@@ -91,6 +93,7 @@ class FakeHost:
             self._ledger = Ledger(name)
             self._ledger.opened(entry(name, "", 0.0, directory=self._base))
             os.mkdir(self._base, 0o700)
+            self._door = open_door(self._ledger.path, self._sandboxes)
             self._beat()
         return tempfile.mkdtemp(dir=self._base)
 
@@ -107,7 +110,9 @@ class FakeHost:
             with contextlib.suppress(OSError):  # a snapshot is left
                 os.rmdir(self._base)
                 self._ledger.close()
-                self._ledger = None
+                if self._door:
+                    self._door.close()
+                self._ledger = self._door = None
 
     def _beat(self) -> None:
         if self._ledger is not None:

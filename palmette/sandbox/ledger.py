@@ -101,6 +101,11 @@ class Ledger:
         self._fd = -1
         self._rewrite()
 
+    @property
+    def path(self) -> Path:
+        """Where the journal is."""
+        return self._path
+
     def opened(self, entry: Entry) -> None:
         """Write down a sandbox; to be called before anybody is told of it."""
         self._open[entry.id] = entry

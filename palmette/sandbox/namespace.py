@@ -13,6 +13,7 @@ from collections.abc import Callable
 from palmette.sandbox import cgroup, landlock
 from palmette.sandbox.admission import Admission
 from palmette.sandbox.api import SandboxError, Spec, StartFailed
+from palmette.sandbox.door import Door, open_door
 from palmette.sandbox.layers import Stack
 from palmette.sandbox.layout import check_spec
 from palmette.sandbox.ledger import HEARTBEAT_S
@@ -69,6 +70,7 @@ class NamespaceHost:
         self._sandboxes: dict[str, NamespaceSandbox] = {}
         self._serial = 0
         self._next_kill = 0.0
+        self._door: Door | None = None
         self._closed = False
 
     async def start(self, spec: Spec) -> NamespaceSandbox:
@@ -155,6 +157,8 @@ class NamespaceHost:
         await asyncio.gather(*(sandbox.close() for sandbox in list(self._sandboxes.values())))
         async with self._launching:
             server, self._server = self._server, None
+        if self._door:
+            self._door.close()
         if server is not None:
             await asyncio.shield(asyncio.to_thread(server.close))
 
@@ -183,6 +187,7 @@ class NamespaceHost:
             server = self._server
             if server is None:
                 server = self._server = await asyncio.to_thread(self._launch)
+                self._door = open_door(server.ledger.path, self._sandboxes)
                 self._beat()
             elif server.process.poll() is not None:
                 raise StartFailed("the fork server died; open a new sandbox host")
@@ -210,4 +215,4 @@ def descriptors(spec: Spec, profile: Profile) -> int:
 
     Its root is closed when many others are used.
     """
-    return 2 + (spec.gateway is not None) + 2 * (profile is Profile.ROOTLESS)
+    return 2 + (spec.gateway is not None) + bool(spec.network) + 2 * (profile is Profile.ROOTLESS)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from palmette.sandbox.cgroup import Cgroups, remove
+from palmette.sandbox.door import door_path
 from palmette.sandbox.ledger import Journal, journals, start_time
 
 _KILLS_PER_S = 500.0
@@ -53,6 +54,7 @@ def reap() -> Reaped:
             if left:
                 stuck.append(f"{journal.name}: processes {', '.join(map(str, left[:5]))} do not end")
             else:
+                door_path(journal.path).unlink(missing_ok=True)
                 journal.path.unlink(missing_ok=True)
     return Reaped(hosts=hosts, processes=processes, directories=directories, stuck=tuple(stuck))
 
