@@ -27,7 +27,7 @@ _WAYS = 16  # starts at once
 _COMMANDS = 128  # at once: each is a process more
 _RESERVE_KIB = 3 << 20  # of memory, where the climb ends
 _STUCK = 50  # kernel workers
-_SETTLE_S = 60.0  # for the kernel to take network namespaces apart, a few milliseconds each
+_SETTLE_S = 30.0  # without any progress of the kernel, which takes some milliseconds for a network namespace
 _PID_MAX = Path("/proc/sys/kernel/pid_max")
 _PARTS = ("Slab", "KernelStack", "PageTables", "Percpu", "AnonPages", "Shmem", "VmallocUsed")
 
@@ -176,11 +176,13 @@ def _left(owners: set[int]) -> dict[str, int]:
 
 def _what_is_left(owners: set[int], before: dict[str, int]) -> dict[str, int]:
     """Return what there is more of than before, once the kernel had time to tidy up."""
-    deadline = time.monotonic() + _SETTLE_S
+    deadline, least = time.monotonic() + _SETTLE_S, float("inf")
     while True:
         left = {what: max(0, number - before[what]) for what, number in _left(owners).items()}
         if not any(left.values()):
             return left
+        if sum(left.values()) < least:
+            deadline, least = time.monotonic() + _SETTLE_S, sum(left.values())
         if time.monotonic() > deadline:
             _say(f"left, here or by other programs: { {what: n for what, n in left.items() if n} }")
             return left

@@ -22,6 +22,7 @@ from palmette.sandbox import cgroup
 from palmette.sandbox.api import Bounds, PathRefused, SandboxError, SandboxLost, Spec, StartFailed, Status
 from palmette.sandbox.conformance import CHECKS, Check, lacks
 from palmette.sandbox.ledger import journals
+from palmette.sandbox.shards import host as shards
 from palmette.sandbox.shards.host import ShardsHost
 from palmette.sandbox.shards.link import Link
 from palmette.sandbox.shards.message import Command, described, pack, revived, unpack
@@ -151,6 +152,18 @@ async def test_a_dead_shard_takes_only_its_own(host):
     assert victim not in {s.shard for s in new}
     assert await _until(lambda: _processes_with(mark) == 4 and not _left_of({victim})), _left_of({victim})
     await asyncio.gather(*(s.close() for s in dead))
+
+
+async def test_a_shard_that_says_nothing_is_ended(host, monkeypatch):
+    monkeypatch.setattr(shards, "_LOOK_S", 0.2)
+    monkeypatch.setattr(shards, "_DEAF_S", 2.0)
+    one, two = await host.start(Spec()), await host.start(Spec())
+    assert one.shard != two.shard
+    os.kill(one.shard, signal.SIGSTOP)
+    with pytest.raises(SandboxLost, match="process that held it ended"):
+        await one.exec("true")
+    assert (await two.exec("echo on")).stdout == b"on\n"
+    assert (await host.start(Spec())).shard != one.shard
 
 
 async def test_closing_leaves_nothing():
