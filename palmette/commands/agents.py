@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from palmette.commands.interrupt import terminable
 from palmette.errors import UserError, suggest
 from palmette.progress import Progress
 from palmette.scaffolds.agent import Agent
@@ -70,7 +71,7 @@ def installed_with_progress(agent: Agent) -> Path:
     """Return where the agent is, installing it under a bar that counts the disk it takes. Raises `UserError`."""
     if there := installed(agent):
         return there
-    with Progress(f"agents/{agent.name}", unit="MiB") as bar:
+    with terminable(), Progress(f"agents/{agent.name}", unit="MiB") as bar:
 
         def grown(home: Path) -> None:
             bar.update(max(0, size_bytes(home) // _MIB - bar.done))
