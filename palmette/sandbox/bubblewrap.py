@@ -33,7 +33,8 @@ from palmette.sandbox.server import NO_CPU, START_TIMEOUT_S, _claim_uids, _syste
 _UID = 1000  # inside
 _GRACE_S = 0.05  # how long output of children may still follow the exit of a command
 _ENTER = (sys.executable, "-I", "-S", enter_box.__file__)
-_HOLD = "echo ready; exec >&-; while :; do sleep 3600; done"  # pid 1: reaps, and cannot be killed from inside
+# pid 1: reaps, and cannot be ended from inside (dash ends itself when a child dies while SIGINT waits)
+_HOLD = "trap '' HUP INT QUIT TERM; echo ready; exec >&-; while :; do sleep 3600; done"
 
 
 class BubblewrapHost:
