@@ -24,7 +24,8 @@ async def readable(fd: int, *, timeout_s: float) -> bool:
     ready = asyncio.Event()
     loop.add_reader(fd, ready.set)
     try:
-        await asyncio.wait_for(ready.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):  # wait_for of Python 3.11 may lose a cancellation
+            await ready.wait()
     except TimeoutError:
         return False
     finally:

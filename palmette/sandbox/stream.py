@@ -168,7 +168,8 @@ class RunningProcess:
             self._done.add_done_callback(awake)
         try:
             with suppress(TimeoutError):
-                await asyncio.wait_for(ready.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await ready.wait()
         finally:
             self._done.remove_done_callback(awake)
             for fd in self._outputs:

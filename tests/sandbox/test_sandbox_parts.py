@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import posixpath
 from contextlib import suppress
@@ -14,6 +15,7 @@ from palmette.errors import UserError
 from palmette.sandbox import cgroup, ledger, seccomp
 from palmette.sandbox.api import Limits, PathRefused, Spec
 from palmette.sandbox.capture import Capture
+from palmette.sandbox.descriptors import readable
 from palmette.sandbox.files import Files
 from palmette.sandbox.hosts import open_host, probe
 
@@ -111,3 +113,25 @@ def test_own_name_tells_a_living_owner():
     assert int(pid) == os.getpid()
     assert ledger.start_time(os.getpid()) == start != ""
     assert ledger.start_time(4_194_301) == ""
+
+
+async def test_no_cancellation_is_lost_when_what_was_waited_for_comes_at_once():
+    going = [True]
+
+    async def wait_for_ever(fd: int) -> None:
+        while going:
+            assert await readable(fd, timeout_s=5.0)
+
+    for turns in range(5):  # of the loop between what comes and the cancellation
+        there, come = os.pipe()
+        waiting = asyncio.ensure_future(wait_for_ever(there))
+        await asyncio.sleep(0.01)
+        os.write(come, b"x")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        done, _ = await asyncio.wait([waiting], timeout=1.0)
+        going.clear()
+        assert done, "it goes on"
+        going.append(True)
+        os.close(there), os.close(come)

@@ -267,6 +267,19 @@ static void enter_own_mounts(void) {
         die("making a place for layers");
 }
 
+/* With v1, be in our own cgroups (or beside them again): there begins what sandboxes see of theirs, which some of them
+ * join only later. */
+static void stand_in_cgroups(int inside) {
+    char at[300];
+    for (int i = 0; cgroup == 1 && i < CONTROLLERS && cgroup_paths[i]; i++) {
+        snprintf(at, sizeof at, "/cg/%d/%s/cgroup.procs", i, inside ? cgroup_name : ".");
+        int fd = open(at, O_WRONLY | O_CLOEXEC);
+        if ((fd < 0 || write(fd, "0", 1) < 0) && inside)
+            die("joining a cgroup");
+        close(fd);
+    }
+}
+
 static void make_cgroups(void) {
     char at[300];
     for (int i = 0; i < CONTROLLERS && cgroup_paths[i]; i++) {
@@ -287,6 +300,7 @@ static void make_cgroups(void) {
     snprintf(at, sizeof at, "/cg/3/%s/cpu.shares", cgroup_name);
     if (cgroup_paths[3])
         write_file(at, PROCESSES_WORTH);
+    stand_in_cgroups(1);
 }
 
 static int remove_cgroup(int i, const char *name) {
@@ -457,6 +471,7 @@ static void __attribute__((noreturn)) end(void) {
             left += living[i] != NULL;
         usleep(5000);
     }
+    stand_in_cgroups(0);
     for (int i = 0; i < CONTROLLERS && cgroup_paths[i]; i++)
         for (int tries = 0; !remove_cgroup(i, cgroup_name) && tries < 200; tries++)
             usleep(5000);
