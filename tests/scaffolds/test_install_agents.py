@@ -74,6 +74,7 @@ def test_without_npm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 def test_a_package_without_the_program_is_no_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("npm_config_offline", "true")
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "package.json").write_text('{"name": "a", "version": "1.0.0", "bin": {"one": "one.js"}}')
     (tmp_path / "package" / "one.js").write_text("#!/usr/bin/env node\n")
