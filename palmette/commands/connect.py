@@ -12,7 +12,6 @@ from palmette.errors import UserError
 engine_app = typer.Typer(no_args_is_help=True, help="Look at an engine that runs somewhere: vLLM, SGLang, or our own.")
 KINDS = ("auto", "vllm", "sglang")
 _Runs = Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")]
-_Runs = Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")]
 _Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 
 

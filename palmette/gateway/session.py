@@ -28,8 +28,9 @@ from palmette.gateway import refusal
 from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
 from palmette.gateway.fields import read_json
-from palmette.gateway.identity import Digest, Known, Walk, call_ids
+from palmette.gateway.identity import Known, Walk, call_ids
 from palmette.gateway.shared import Shared
+from palmette.gateway.transcript import Transcript
 from palmette.trajectory.tree import ROOT, Tree
 
 # Longer conversations are tokenised in the gateway's one tokenising thread (the tokenizer lets go of the interpreter).
@@ -62,10 +63,8 @@ class Session:
 
     `requests` are those for an answer that could be read, in order of arrival, repeated ones included.
 
-    `conversation` is everything said, once, as plain dicts in order of arrival: ``role``, ``content``,
-    ``tool_calls`` (name and arguments), ``turn``, ``parent`` (index of the message before it, None for a first one:
-    this is a tree; what is said again after other words is there again), and on sampled messages ``prompt_tokens``,
-    ``completion_tokens`` and ``leaf`` (the node id in the tree of tokens).
+    `conversation` is everything said, as `palmette.gateway.transcript` tells it; on sampled messages with
+    ``prompt_tokens``, ``completion_tokens`` and ``leaf`` (the node id in the tree of tokens).
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class Session:
         self.tree = Tree()
         self.turns = 0
         self.failure: Failure | None = None
-        self.conversation: list[dict[str, Any]] = []
+        self._transcript = Transcript()
         self.requests: list[Asked] = []
         self.closed = False
         self._sampling = sampling
@@ -88,10 +87,14 @@ class Session:
         self._honour = honour_sampling
         self._shared = shared
         self._known = Known()
-        self._said: dict[Digest, int] = {}  # where in `conversation`
         self._asked = self._issued = 0  # requests, and ids of tool calls
         self._under_way: set[asyncio.Task[Turn]] = set()
         self._named: dict[str, Call] = {}
+
+    @property
+    def conversation(self) -> list[dict[str, Any]]:
+        """Everything said."""
+        return self._transcript.messages
 
     @property
     def base_url(self) -> str:
@@ -168,8 +171,7 @@ class Session:
         nodes = ((at, self.tree.node(at)) for at in self.tree.nodes())
         fork.tree = Tree.restore((at, replace(node, arrays=dict(node.arrays))) for at, node in nodes)
         fork.turns, fork.failure = self.turns, self.failure
-        fork.conversation = [dict(said) for said in self.conversation]
-        fork._known, fork._said = self._known.copy(), dict(self._said)
+        fork._transcript, fork._known = self._transcript.copy(), self._known.copy()
         fork._asked, fork._issued = self._asked, self._issued
         return fork
 
@@ -267,7 +269,16 @@ class Session:
         self._tell_metrics(turn)
         call.prompt = ()
         raw = ask.prompt_ids is not None  # then there are no messages that a later request could go on from
-        self._say(turn, walk, b"" if raw else self._known.learn(walk, turn))
+        self._transcript.add(
+            turn.messages,
+            walk,
+            turn.answer,
+            b"" if raw else self._known.learn(walk, turn),
+            self.turns,
+            prompt_tokens=turn.prompt_tokens,
+            completion_tokens=len(turn.completion.token_ids),
+            leaf=turn.leaf,
+        )
         self.turns += 1
         self.failure = None
         return turn
@@ -280,26 +291,6 @@ class Session:
         metrics.count("tokens_total", 'kind="prompt"', turn.prompt_tokens)
         metrics.count("tokens_total", 'kind="sampled"', len(turn.completion.token_ids))
         metrics.count("forks_total", by=int(self.tree.parts_at(turn.leaf)))
-
-    def _say(self, turn: Turn, walk: Walk, end: Digest) -> None:
-        """Append to `conversation` what it does not hold yet; `end` is the digest of it with the answer."""
-        parent: int | None = None
-        for message, digest in zip(turn.messages, walk.digests[1:], strict=True):
-            if digest not in self._said:
-                self._said[digest] = len(self.conversation)
-                self.conversation.append(_spoken(message) | {"turn": self.turns, "parent": parent})
-            parent = self._said[digest]
-        self._said[end] = len(self.conversation)
-        self.conversation.append(
-            _spoken(turn.answer)
-            | {
-                "turn": self.turns,
-                "parent": parent,
-                "prompt_tokens": turn.prompt_tokens,
-                "completion_tokens": len(turn.completion.token_ids),
-                "leaf": turn.leaf,
-            }
-        )
 
     def _next_call_id(self) -> str:
         """Return ``call00000``, ``call00001``...: no underscore and nine characters, as the pickiest agents want."""
@@ -337,14 +328,3 @@ def _with_our_call_ids(messages: Sequence[Message], length: int, known: Sequence
         replace(message, tool_call_id=ours[message.tool_call_id]) if message.tool_call_id in ours else message
         for message in messages[length:]
     ]
-
-
-def _spoken(message: Message) -> dict[str, Any]:
-    spoken: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        spoken["tool_calls"] = [{"name": call.name, "arguments": dict(call.arguments)} for call in message.tool_calls]
-    if message.reasoning:
-        spoken["reasoning"] = message.reasoning
-    if message.malformed:
-        spoken["malformed"] = message.malformed
-    return spoken
