@@ -20,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(engine_app, name="engine")
     app.command("export")(export)
     app.command("import")(import_)
+    app.command("proxy")(proxy)
 
 
 @engine_app.command("check")
@@ -60,3 +61,20 @@ def import_(
     from palmette.commands import exchange
 
     exchange.import_files(files, name=name, runs=runs)
+
+
+def proxy(
+    upstream: Annotated[str, typer.Argument(metavar="URL", help="The endpoint, such as https://api.openai.com/v1.")],
+    name: Annotated[str, typer.Option(help="Name of the run that keeps what is said.")] = "proxy",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8001,
+    key: Annotated[str, typer.Option(help="API key to ask clients for; any is accepted if not given.")] = "",
+    key_variable: Annotated[
+        str, typer.Option(help="Variable of the environment with the endpoint's key; else clients' own is passed on.")
+    ] = "PALMETTE_UPSTREAM_KEY",
+    runs: _Runs = Path("runs"),
+) -> None:
+    """Stand before an endpoint and keep what agents say to it, as text (not token for token)."""
+    from palmette.commands import proxy as command
+
+    command.proxy(upstream, host=host, port=port, key=key, key_variable=key_variable, name=name, runs=runs)
