@@ -33,6 +33,7 @@ from palmette.gateway.listen import Connection, Server, bind
 from palmette.gateway.overheard import LISTENINGS, Listening, Overheard, overhear
 from palmette.gateway.refusal import Refusal, openai_error
 from palmette.gateway.transcript import Transcript
+from palmette.trajectory.tree import ROOT, Tree
 
 _MAX_BODY_BYTES = 64 << 20
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=900)
@@ -42,6 +43,7 @@ _NOT_PASSED_ON = {
 }  # fmt: skip
 _NOT_PASSED_BACK = _NOT_PASSED_ON | {"content-encoding", "set-cookie"}
 _ENDS = (b"[DONE]", b'"message_stop"')  # of a stream of OpenAI's and of Anthropic's
+_NO_TREE = Tree()
 _NO_TOKENS = Completion(token_ids=(), logprobs=(), finish_reason=FinishReason.STOP, version=0)
 
 
@@ -59,8 +61,14 @@ class Recording:
         """Keep one request and its answer."""
         walk = self._known.walk(ask.messages, ask.tools)
         turn = Turn(
-            id="", messages=ask.messages, prompt_ids=(), completion=_NO_TOKENS, answer=heard.message, leaf=0
-        )  # fmt: skip
+            id="",
+            messages=ask.messages,
+            prompt_tokens=0,
+            completion=_NO_TOKENS,
+            answer=heard.message,
+            tree=_NO_TREE,
+            leaf=ROOT,
+        )
         counts = {"prompt_tokens": heard.prompt_tokens, "completion_tokens": heard.completion_tokens}
         end = self._known.learn(walk, turn)
         self.transcript.add(ask.messages, walk, heard.message, end, self.turns, **counts, leaf=None)
