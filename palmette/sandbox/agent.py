@@ -65,7 +65,7 @@ class Agent:
         self._waiting = False  # for the socket to take more
         self.box = Box()
         self.ready: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_reader(control, self._readable)
+        self._loop.add_reader(control.fileno(), self._readable)  # by number: looking up a socket is slow
 
     def spawn(
         self,
@@ -177,8 +177,8 @@ class Agent:
             with suppress(OSError):
                 self.box.pidfd = os.pidfd_open(self.box.pid)
                 self.box.certain = self._connected()
-        self._loop.remove_reader(self._control)
-        self._loop.remove_writer(self._control)
+        self._loop.remove_reader(self._control.fileno())
+        self._loop.remove_writer(self._control.fileno())
         self._control.close()
         for _, fds in self._outbox:
             _close(fds)
@@ -233,7 +233,7 @@ class Agent:
                 self._control.sendmsg([packet], rights)
             except BlockingIOError:
                 self._waiting = True
-                self._loop.add_writer(self._control, self._flush)
+                self._loop.add_writer(self._control.fileno(), self._flush)
                 return
             except OSError:  # it died; the reader hears of it and says so
                 return
@@ -241,7 +241,7 @@ class Agent:
             _close(fds)
         if self._waiting:
             self._waiting = False
-            self._loop.remove_writer(self._control)
+            self._loop.remove_writer(self._control.fileno())
 
     def _readable(self) -> None:
         for _ in range(32):  # then let others have the loop

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from palmette.sandbox.api import SandboxError
 
@@ -22,8 +23,7 @@ class Stack:
     @property
     def names(self) -> frozenset[str]:
         """The mounts behind it, each once."""
-        tops = (str(self.top),) if self.top else ()
-        return frozenset((*tops, *(lower.partition("/")[0] for lower in self.lowers)))
+        return _names(self.top, self.lowers)
 
     def frozen(self) -> tuple[str, ...]:
         """Return `lowers` of a stack that is laid on this one."""
@@ -69,3 +69,9 @@ class Layers:
 
     def __len__(self) -> int:
         return len(self._held)
+
+
+@lru_cache(maxsize=1024)  # asked for several times a fork, of up to 400 layers
+def _names(top: int, lowers: tuple[str, ...]) -> frozenset[str]:
+    tops = (str(top),) if top else ()
+    return frozenset((*tops, *(lower.partition("/")[0] for lower in lowers)))

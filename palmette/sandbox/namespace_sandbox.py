@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -20,7 +20,7 @@ from palmette.sandbox.files import Files
 from palmette.sandbox.layers import Stack
 from palmette.sandbox.layout import argv_of, environment
 from palmette.sandbox.ledger import Cost, entry
-from palmette.sandbox.namespace_snapshot import NamespaceSnapshot, settled
+from palmette.sandbox.namespace_snapshot import NamespaceSnapshot
 from palmette.sandbox.pause import Pause
 from palmette.sandbox.ports import Reachable, Ways
 from palmette.sandbox.reach import Reach
@@ -55,6 +55,7 @@ class NamespaceSandbox(Reachable):
         self._pause = Pause(server.cgroups, name)
         self._confined = False  # to the memory and processor that it may have
         self._leaving: asyncio.Future[None] | None = None  # the root before the last fork
+        self._turning: asyncio.Task[None] | None = None  # it gets a new layer, after a fork
         server.layers.hold(stack.names)
         self._began = time.monotonic()
         self._watchdog = Watchdog(self._suspect)
@@ -157,9 +158,9 @@ class NamespaceSandbox(Reachable):
 
     async def snapshot(self) -> NamespaceSnapshot:
         """Keep the files as they are. Raises `Busy`, `SandboxLost`."""
-        async with self._frozen() as (snapshot, turned):
+        async with self._frozen() as (snapshot, turn):
             try:
-                await turned
+                await asyncio.shield(turn())
             except BaseException:
                 await snapshot.close()
                 raise
@@ -167,15 +168,9 @@ class NamespaceSandbox(Reachable):
 
     async def fork(self, n: int = 1) -> list[NamespaceSandbox]:
         """Start `n` copies. Raises `Busy`, `SandboxLost`, `StartFailed`."""
-        async with self._frozen() as (snapshot, turned):
-            copies: list[NamespaceSandbox] = []
+        async with self._frozen() as (snapshot, _):
             try:
-                copies = await snapshot.fork(n)  # they need nothing of the original's new layer
-                await turned
-                return copies
-            except BaseException:
-                await asyncio.gather(turned, *(copy.close() for copy in copies), return_exceptions=True)
-                raise
+                return await snapshot.fork(n)  # they need nothing of the original's new layer: it gets that meanwhile
             finally:
                 await snapshot.close()
 
@@ -238,6 +233,7 @@ class NamespaceSandbox(Reachable):
         if self._lost is None:
             await self._host.throttle_kill()
         self._end("it was closed")
+        await self._turned()
         if self._leaving:
             await self._leaving
         if self._agent is None or self._agent.box.pidfd < 0:
@@ -272,9 +268,8 @@ class NamespaceSandbox(Reachable):
             self._closing = asyncio.ensure_future(self._close())
 
     async def _ready_for_commands(self) -> Agent:
-        if self._still.locked():
-            async with self._still:
-                pass
+        if self._still.locked() or self._turning is not None:
+            await self._settle()
         agent = self._alive()
         if self._pause.holds:
             raise Busy(f"sandbox {self._id} is paused: resume it first")
@@ -304,9 +299,13 @@ class NamespaceSandbox(Reachable):
         return result
 
     @asynccontextmanager
-    async def _frozen(self) -> AsyncIterator[tuple[NamespaceSnapshot, asyncio.Future[None]]]:
-        """Hold the sandbox still: its files as they are, and when it has a new layer of its own over them."""
+    async def _frozen(self) -> AsyncIterator[tuple[NamespaceSnapshot, Callable[[], asyncio.Task[None]]]]:
+        """Hold the sandbox still: its files as they are, and what gives it a new layer of its own over them.
+
+        The latter is begun by the end, and goes on after it: `_settle` waits for it before the files are used again.
+        """
         async with self._still:
+            await self._turned()
             agent = self._alive()
             if self._pause.holds:
                 raise Busy(f"sandbox {self._id} is paused: resume it first")
@@ -315,13 +314,34 @@ class NamespaceSandbox(Reachable):
                 raise Busy(f"sandbox {self._id} is busy with {busy} command(s) or transfer(s): wait for their end")
             stack, request = self._turn() if self._changed else (self._stack, b"")
             snapshot = NamespaceSnapshot(self._spec, stack.lowers, self._uid, self._host, self._server)
-            turned = asyncio.ensure_future(self._rotate(agent, stack, request))
+
+            turning: list[asyncio.Task[None]] = []
+
+            def turn() -> asyncio.Task[None]:
+                if not turning:
+                    turning.append(asyncio.ensure_future(self._rotate(agent, stack, request)))
+                    turning[0].add_done_callback(lambda task: task.cancelled() or task.exception())  # seen
+                    self._turning = turning[0]
+                return turning[0]
+
             try:
-                if stack.lowers not in (self._stack.lowers, self._stack.frozen()):  # what copies need is being made
-                    await asyncio.wait([turned])
-                yield snapshot, turned
+                if stack.lowers not in (self._stack.lowers, self._stack.frozen()):  # what copies need is to be made
+                    await asyncio.wait([turn()])
+                yield snapshot, turn
             finally:
-                await settled(turned)
+                turn()
+
+    async def _turned(self) -> None:
+        """Wait until the original of a fork has its new layer."""
+        if (turning := self._turning) is not None:
+            await asyncio.wait([turning])
+            self._turning = None if self._turning is turning else self._turning
+
+    async def _settle(self) -> None:
+        """Wait until the files may be used."""
+        while self._still.locked() or self._turning is not None:
+            async with self._still:
+                await self._turned()
 
     def _turn(self) -> tuple[Stack, bytes]:
         """Return the stack with a new top over what is written so far, and the request for it."""
@@ -363,9 +383,8 @@ class NamespaceSandbox(Reachable):
 
     @asynccontextmanager
     async def _transfer(self) -> AsyncIterator[Files]:
-        if self._still.locked():
-            async with self._still:
-                pass
+        if self._still.locked() or self._turning is not None:
+            await self._settle()
         self._alive()
         try:
             files = self._reach.files()

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 from palmette.sandbox import cgroup, landlock, seccomp
 from palmette.sandbox.api import Spec, StartFailed
@@ -65,6 +66,7 @@ class Server:
         self.profile, self.cgroups = machine.profile, machine.cgroups
         self.name = cgroup.own_name()
         self._system = _system()
+        self._system_paths = tuple(key.partition("\n")[0] for key in self._system[1])
         self._system_strings = _strings(*self._system[0], *self._system[1])
         self._claim, self._uids = _claim_uids()
         self._holders: dict[int, int] = {}
@@ -122,8 +124,7 @@ class Server:
     ) -> bytes:
         """Return the packet that asks for a new writable layer in a living sandbox (native/wire.h)."""
         image = [_bind_key(spec.root, "Spec.root") + "\n/"] if spec.root else []
-        mounted = shown(spec) if image else (*(key.partition("\n")[0] for key in self._system[1]), *shown(spec))
-        points = [path for path in mounted if not any(path.startswith(f"{other}/") for other in mounted)]
+        points = _outermost(tuple(shown(spec)) if image else (*self._system_paths, *shown(spec)))
         counts = len(lowers), len(image), len(points)
         limits = spec.limits
         head = _ROTATION.pack(_ROTATE, layer, kept, flat, limits.disk_mb, limits.inodes, *counts)
@@ -224,6 +225,11 @@ class Server:
         text = packet[8:].decode(errors="replace") or "the fork server's helper died"
         code = struct.unpack_from("=i", packet, 4)[0] if len(packet) >= 8 else 0
         raise explained(f"{text}: {os.strerror(code)}" if code else text)
+
+
+@lru_cache(maxsize=256)
+def _outermost(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(path for path in paths if not any(path.startswith(f"{other}/") for other in paths))
 
 
 def _strings(*words: str) -> bytes:

@@ -214,6 +214,22 @@ async def test_forks_leak_nothing(host):
     assert (len(os.listdir("/proc/self/fd")), _held(server.process.pid)) == before
 
 
+async def test_the_original_of_a_fork_is_used_or_closed_at_once(host):
+    one = await host.start(Spec())
+    for turn in range(12):
+        await one.write("turn", b"%d" % turn)
+        (two,) = await one.fork()
+        script = "cat turn; echo more >> turn; cat turn"
+        seen = await asyncio.gather(*(each.exec(script) for each in (one, two)))
+        assert [result.stdout for result in seen] == [b"%d%dmore\n" % (turn, turn)] * 2
+        old, one = one, (await one.fork())[0] if turn % 3 == 0 else two
+        await old.close()  # its new layer may be on its way
+    await one.write("last", b"")
+    await one.fork()
+    await host.close()
+    assert len(host._sandboxes) == 0
+
+
 async def test_a_fork_of_an_image_sees_the_image(host, tmp_path):
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\n")
@@ -328,8 +344,10 @@ def test_the_fork_server_is_compiled_once(monkeypatch, tmp_path):
 
 def test_the_sources_compile_without_a_warning(tmp_path):
     command = [build.compiler() or "cc", *build.FLAGS, "-Wall", "-Wextra", "-Werror", "-o", str(tmp_path / "x")]
-    done = subprocess.run([*command, *map(str, build.SOURCES.glob("*.c"))], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    library = ["-shared", "-fPIC", build.SOURCES / "preload" / "sh.c", build.SOURCES / "packet.c"]
+    for sources in (build.SOURCES.glob("*.c"), library):
+        done = subprocess.run([*command, *map(str, sources)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 async def test_without_cgroups_memory_is_limited_per_process(monkeypatch):

@@ -396,19 +396,24 @@ static void reap(void) {
 /* End daemons and whatever else is left of earlier commands, unless a command runs. */
 static void quieten(uint32_t id) {
     struct quieted answer = {QUIETED, id, running()};
-    pid_t pid = 0;
+    struct pollfd died = {signals, POLLIN, 0};
+    struct signalfd_siginfo info;
+    pid_t pid = -1;
     if (!answer.busy) {
         warm_drop();
-        kill(-1, SIGKILL);
         if (writable.ruleset >= 0) /* there may be another root soon, perhaps of the same number */
             close(writable.ruleset), writable.ruleset = -1;
     }
     for (int rounds = 0; !answer.busy && rounds < 2000; rounds++) {
         while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
             ;
-        if (pid < 0)
+        if (pid < 0) /* no child is no process at all: what loses its parent is ours */
             break;
-        usleep(rounds < 50 ? 100 : 1000);
+        if (rounds == 0) /* the kernel goes through every process of the machine for it */
+            kill(-1, SIGKILL);
+        poll(&died, 1, 1);
+        if (read(signals, &info, sizeof info) < 0 && errno != EAGAIN)
+            break;
     }
     answer.busy += pid == 0 && !answer.busy; /* something does not die */
     send_packet(control, &answer, sizeof answer, NULL, 0);

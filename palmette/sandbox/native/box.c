@@ -315,7 +315,7 @@ static void make_root(const struct box *b, const char *at, int stacked) {
     make("/proc", 0555);
     if (mount("proc", "/b/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
         fail("mounting proc");
-    if (chdir("/b") || syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
+    if (chdir("/b") || syscall(SYS_pivot_root, ".", "."))
         fail("changing the root");
 }
 
@@ -404,12 +404,14 @@ void enter_box(const struct box *b) {
         fds[count++] = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
     if (sethostname("sandbox", 7) || fds[0] < 0 || fds[count - 1] < 0)
         fail("entering the new root");
+    uint32_t ready[2] = {READY, listener >= 0};
+    if (send_packet(control, ready, sizeof ready, fds, count)) /* no command is taken before the rest is done */
+        _exit(1);
+    if (umount2(".", MNT_DETACH) || chdir("/")) /* the old root; waits for all processors */
+        fail("leaving the old root");
     limit_by_rlimit(b);
     drop_rights(b);
     setsid();
-    uint32_t ready[2] = {READY, listener >= 0};
-    if (send_packet(control, ready, sizeof ready, fds, count))
-        _exit(1);
     for (int i = 0; i < count; i++)
         close(fds[i]);
     for (uint32_t i = 0; i < r->binds; i++)
