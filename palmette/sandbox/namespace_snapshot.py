@@ -49,3 +49,17 @@ class NamespaceSnapshot:
             self._open = False
             self._server.layers.release(self._stack.names)
             self._server.return_uid(self._uid)
+
+
+async def settled(task: asyncio.Future[None]) -> None:
+    """Wait for the end of what must not be left half done, however often somebody cancels."""
+    cancelled = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if not task.cancelled():
+        task.exception()  # told to whoever asked already
+    if cancelled:
+        raise cancelled
