@@ -114,7 +114,7 @@ async def measure(name: str, noise: Noise, quick: bool, folder: Path) -> list[Ro
         draws = Draws(by_engine(place.engine), DrawsConfig(), 0)
         with Progress("rollouts", 1, "steps") as bar:
             rollouts, _ = await explore(stage, place, tasks["terminal"]["train"], recipe.rl, bar, draws)
-        samples = fill_outcomes(rollouts, "std").samples
+        samples = fill_outcomes(rollouts, recipe.rl).samples
         rows: list[Row] = []
         for arm in arms(quick):
             for row in await _arm(name, arm, stage, place, samples, 1 if quick else 3):

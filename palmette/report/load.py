@@ -12,7 +12,7 @@ from typing import Any
 
 from palmette.run import RunDir
 
-MODELS = ("base", "sft", "expert", "student")  # in the order in which a run makes them
+MODELS = ("base", "sft", "expert", "average", "offline_sft", "mixed_rl", "student")  # as a run makes them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

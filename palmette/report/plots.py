@@ -31,6 +31,9 @@ COLOURS = {
     "base": "#98a19d",
     "sft": "#d99a2b",
     "expert": "#3b6fc4",
+    "average": "#b0713f",
+    "offline_sft": "#c25b7a",
+    "mixed_rl": "#4f97a8",
     "student": "#1f8a62",
     "reward": "#8a5bb5",
 }

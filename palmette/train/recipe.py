@@ -75,6 +75,10 @@ class Recipe(BaseModel):
         default_factory=lambda: ["sft", "rl", "distil"],
         description="training stages to run; leave some out to skip them",
     )
+    baselines: list[Literal["average", "offline_sft", "mixed_rl"]] = Field(
+        default_factory=list,
+        description="beside the student: mean of the experts' weights | imitation of what they solved | RL on all",
+    )
     scaffold: str = Field(default="loop", description="the program that drives the model")
     sandbox: str = Field(default="namespace", description="host of the sandboxes")
     concurrency: int = Field(default=32, ge=1, description="rollouts at the same time")

@@ -10,11 +10,10 @@ import numpy as np
 from pydantic import model_validator
 
 from palmette.rollout.run import Rollout
-from palmette.train.credit import Baseline, Scale, group_credit, scales
+from palmette.train.credit import group_credit, scales
 from palmette.train.onpolicy import Filled
 from palmette.train.policy import OnPolicyConfig
 from palmette.train.samples import Sample, from_tree
-from palmette.trajectory.convert import Shared
 
 
 class RlConfig(OnPolicyConfig):
@@ -30,26 +29,21 @@ class RlConfig(OnPolicyConfig):
         return self
 
 
-def fill_outcomes(
-    rollouts: Sequence[Rollout],
-    baseline: Baseline,
-    *,
-    negative: float = 1.0,
-    shared: Shared = "once",
-    scale: Scale = "none",
-) -> Filled:
+def fill_outcomes(rollouts: Sequence[Rollout], config: OnPolicyConfig) -> Filled:
     """Give every token of a rollout the group-normalised advantage of its outcome.
 
     Rollouts without an advantage (a group of equal rewards, an infrastructure failure) are left out: they change no
     gradient, not even through the normalisation.
     """
-    credit = group_credit(rollouts, baseline, negative=negative)
-    factor_R = scales(rollouts, np.array([_entropy(rollout) for rollout in rollouts]), scale)
+    credit = group_credit(rollouts, config.baseline, negative=config.negative)
+    entropy_R = np.array([_entropy(rollout) for rollout in rollouts])
+    advantage_R = credit.advantage_R * scales(rollouts, entropy_R, config.advantage_scale)
     samples: list[Sample] = []
     owners: list[Rollout] = []
-    for rollout, advantage, trainable in zip(rollouts, credit.advantage_R * factor_R, credit.trainable_R, strict=True):
+    for rollout, advantage, trainable in zip(rollouts, advantage_R, credit.trainable_R, strict=True):
         if trainable and advantage:
-            made = [with_advantage(sample, float(advantage)) for sample in from_tree(rollout.tree, shared=shared)]
+            branches = from_tree(rollout.tree, shared=config.shared)
+            made = [with_advantage(sample, float(advantage)) for sample in branches]
             samples += made
             owners += [rollout] * len(made)
     return Filled(samples=samples, rollouts=owners, metrics={"silent_groups": credit.silent_share})

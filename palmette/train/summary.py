@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from palmette.report.load import MODELS
 from palmette.run import RunDir, write_atomic
 from palmette.train.recipe import Recipe
 
@@ -23,7 +24,7 @@ def write_summary(recipe: Recipe, run: RunDir) -> dict[str, Any]:
     held_out: dict[str, int] = {}
     for domain in recipe.domains:
         scores: dict[str, Any] = {}
-        for model in ("base", "sft", "expert", "student"):
+        for model in MODELS:
             stage = f"evaluate/{model}-{domain}" if model in _OF_DOMAIN else f"evaluate/{model}"
             if run.stage_done(stage) and (score := run.stage_summary(stage)["domains"].get(domain)):
                 scores |= {model: score["pass_1"], f"{model}_interval": score["interval"]}

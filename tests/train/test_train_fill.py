@@ -65,7 +65,7 @@ def test_a_shared_turn_is_trained_on_once() -> None:
 def test_the_advantage_is_written_on_sampled_tokens_of_the_tree() -> None:
     rng = np.random.default_rng(1)
     won, lost = _rollout(0, 1.0, rng), _rollout(0, 0.0, rng)
-    filled = fill_outcomes([won, lost], "mean")
+    filled = fill_outcomes([won, lost], RlConfig(baseline="mean"))
     for sample, rollout in zip(filled.samples, filled.rollouts, strict=True):
         to_tree(rollout.tree, sample)
     for rollout, value in ((won, 0.5), (lost, -0.5)):
@@ -76,7 +76,7 @@ def test_the_advantage_is_written_on_sampled_tokens_of_the_tree() -> None:
 
 def test_groups_without_signal_train_nothing() -> None:
     rng = np.random.default_rng(2)
-    filled = fill_outcomes([_rollout(0, 1.0, rng), _rollout(0, 1.0, rng), _rollout(1, 0.0, rng)], "std")
+    filled = fill_outcomes([_rollout(0, 1.0, rng), _rollout(0, 1.0, rng), _rollout(1, 0.0, rng)], RlConfig())
     assert filled.samples == []
     assert filled.metrics["silent_groups"] == 1.0
 
@@ -102,7 +102,7 @@ def test_infrastructure_failures_change_no_gradient(
 
     def both(rollouts: list[Rollout]) -> torch.Tensor:
         for filled in (
-            fill_outcomes(rollouts, "std"),
+            fill_outcomes(rollouts, config),
             fill_distillation(rollouts, {"terminal": teacher}, config),
         ):
             gradients(model, filled.samples, PolicyObjective(config), token_budget=60)
@@ -141,7 +141,7 @@ def test_a_teacher_equal_to_the_student_gives_no_gradient(tiny_model: Make, grad
         for node in rollout.tree.nodes():
             branch = rollout.tree.branch(node)
             whole = score_samples(model, [_given(branch)], 10_000)[0]
-            rollout.tree.node(node).logprob[:] = whole[-len(rollout.tree.node(node)) :]
+            rollout.tree.node(node).logprob = whole[-len(rollout.tree.node(node)) :]
     config = DistilConfig(rl_weight=0.0)
     filled = fill_distillation(rollouts, {"terminal": model, "swe": model}, config)
     assert filled.samples
@@ -159,7 +159,7 @@ def _given(branch: Any) -> Any:
 def test_ratio_is_one_with_recomputed_log_probs_of_real_trees(tiny_model: Make) -> None:
     rng = np.random.default_rng(5)
     model = tiny_model("llama")
-    filled = fill_outcomes([_rollout(0, 1.0, rng), _rollout(0, 0.0, rng)], "std")
+    filled = fill_outcomes([_rollout(0, 1.0, rng), _rollout(0, 0.0, rng)], RlConfig())
     scores = score_samples(model, filled.samples, 1000)
     samples = [replace(s, old_logprob_T=score_T) for s, score_T in zip(filled.samples, scores, strict=True)]
     sums = gradients(model, samples, PolicyObjective(RlConfig(ratio="turn")), token_budget=1000)

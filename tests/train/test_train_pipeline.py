@@ -124,7 +124,14 @@ def finished(run: RunDir) -> dict[str, str]:
 async def test_two_domains_on_qwen3(tmp_path: Path) -> None:
     recipe = shrunken(make_checkpoint(tmp_path / "qwen3", "qwen3"))
     mcla = {"resample": 1, "old_logprob": "monte_carlo", "gate": "icepop", "ratio": "turn"}
-    recipe = recipe.model_copy(update={"rl": recipe.rl.model_copy(update=mcla)})
+    top = {"form": "top_k", "drift_weight": 1.0, "drift_below": 0.2}
+    recipe = recipe.model_copy(
+        update={
+            "rl": recipe.rl.model_copy(update=mcla),
+            "distil": recipe.distil.model_copy(update=top),
+            "baselines": ["average", "mixed_rl"],
+        }
+    )
     run = RunDir.create(tmp_path / "run", recipe, seed=recipe.seed)
     await run_pipeline(recipe, run)
     for row in run.read_metrics("rl/terminal"):  # a random model solves nothing, so groups were drawn again
@@ -134,13 +141,16 @@ async def test_two_domains_on_qwen3(tmp_path: Path) -> None:
     summary = json.loads((run.path / "summary.json").read_text())
     assert summary["tasks_held_out"] == 4
     for scores in summary["domains"].values():
-        assert {"base", "sft", "expert", "student"} <= scores.keys()
-        assert all(0 <= scores[model] <= 1 for model in ("base", "sft", "expert", "student"))
+        assert {"base", "sft", "expert", "average", "mixed_rl", "student"} <= scores.keys()
+        assert all(0 <= scores[model] <= 1 for model in ("base", "sft", "expert", "average", "mixed_rl", "student"))
     assert summary["minutes"] > 0
     assert 0.1 < summary["peak_memory_gb"] < 20
     assert (run.path / "report.html").stat().st_size > 1000
 
     base = load_model(tmp_path / "qwen3")
+    experts = [load_model(run.path / "models" / f"expert-{domain}").state_dict() for domain in ("terminal", "swe")]
+    for name, tensor in load_model(run.path / "models" / "average").state_dict().items():
+        torch.testing.assert_close(tensor, (experts[0][name] + experts[1][name]) / 2)
     for name in ("sft-terminal", "sft-swe", "student"):
         trained = load_model(run.path / "models" / name)
         assert any(not torch.equal(a, b) for a, b in zip(base.parameters(), trained.parameters(), strict=True)), name

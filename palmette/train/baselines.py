@@ -1,0 +1,86 @@
+"""What one would do instead of distilling: average the experts, imitate them, or train one model on everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from palmette.errors import UserError
+from palmette.model.load import save_model
+from palmette.train.job import Job, evaluate_model, new_stage, teacher_of
+from palmette.train.material import cold_start_samples
+from palmette.train.onpolicy import on_policy
+from palmette.train.rl import fill_outcomes
+from palmette.train.sft import sft
+from palmette.train.stage import model_dir
+
+
+async def compare(job: Job) -> None:
+    """Make and measure every model that ``baselines`` names."""
+    for name in job.recipe.baselines:
+        await evaluate_model(job, name, await _MAKE[name](job), job.recipe.domains)
+
+
+async def _average(job: Job) -> Path:
+    """Return the model whose weights are the mean of the experts'. Raises `UserError` for experts that do not match."""
+    target = model_dir(job.run, "average")
+    if job.run.stage_done("average"):
+        return target
+    paths = [teacher_of(job, domain) for domain in job.recipe.domains]
+    model, *others = [job.load(path) for path in paths]
+    weights = dict(model.named_parameters())  # tied ones once
+    with torch.no_grad():
+        for path, other in zip(paths[1:], others, strict=True):
+            found = dict(other.named_parameters())
+            for name in weights.keys() | found.keys():
+                if name not in weights or name not in found or weights[name].shape != found[name].shape:
+                    raise UserError(
+                        f"{path} and {paths[0]} cannot be averaged ({name} differs); take average out of baselines"
+                    )
+                weights[name] += found[name]
+        for tensor in weights.values():
+            tensor /= len(paths)
+    save_model(model, paths[0], target)
+    job.finish("average", 0.0, experts=len(paths))
+    return target
+
+
+async def _offline_sft(job: Job) -> Path:
+    """Return the base trained on what the experts solved while they learned, as long as an expert on demonstrations."""
+    target, start = model_dir(job.run, "offline_sft"), job.place.model_dir
+    if job.run.stage_done("offline_sft"):
+        return target
+    samples = cold_start_samples(job.run, job.recipe)
+    if not samples:
+        raise UserError("the experts of this run solved nothing to imitate; leave offline_sft out of baselines")
+    config = job.recipe.sft
+    stage = new_stage(job, "offline_sft", start, config, updates=config.steps(len(samples)))
+    row = await sft(stage, samples, config)
+    save_model(stage.model, start, target)
+    job.finish("offline_sft", stage.seconds, steps=stage.step, trajectories=len(samples), loss=row.get("loss"))
+    return target
+
+
+async def _mixed_rl(job: Job) -> Path:
+    """Return the base after reinforcement learning on all domains at once, with as many rollouts as all experts had."""
+    target, start = model_dir(job.run, "mixed_rl"), job.place.model_dir
+    if job.run.stage_done("mixed_rl"):
+        return target
+    config = job.recipe.rl.model_copy(update={"steps": job.recipe.rl.steps * len(job.recipe.domains)})
+    stage = new_stage(job, "mixed_rl", start, config, updates=config.updates)
+    row = await on_policy(
+        stage,
+        job.place,
+        job.training_tasks(),
+        config,
+        lambda rollouts: fill_outcomes(rollouts, config),
+        model_name="mixed_rl",
+        reference=job.load(start) if config.reference_kl else None,
+    )
+    save_model(stage.model, start, target)
+    job.finish("mixed_rl", stage.seconds, steps=stage.step, success=row.get("success"))
+    return target
+
+
+_MAKE = {"average": _average, "offline_sft": _offline_sft, "mixed_rl": _mixed_rl}

@@ -1,0 +1,93 @@
+"""What all parts of a pipeline share: recipe, run, workplace and tasks; how a model is trained and measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palmette.engine.api import Sampling
+from palmette.envs.api import Task
+from palmette.errors import UserError
+from palmette.evaluate.run import evaluate, shown_on
+from palmette.model.load import load_model
+from palmette.progress import Progress
+from palmette.run import RunDir
+from palmette.train.memory import Watch
+from palmette.train.policy import OnPolicyConfig
+from palmette.train.recipe import Recipe
+from palmette.train.sft import SftConfig
+from palmette.train.stage import Stage, model_dir
+from palmette.train.workplace import Workplace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run of a recipe, opened."""
+
+    recipe: Recipe
+    run: RunDir
+    place: Workplace
+    tasks: dict[str, dict[str, list[Task]]]  # domain -> split -> tasks
+    watch: Watch
+
+    def finish(self, stage: str, seconds: float, **summary: Any) -> None:
+        """Mark a stage as finished, with what it took."""
+        self.run.finish_stage(stage, {**summary, "seconds": round(seconds, 2), "peak_memory_gb": self.watch.peak_gb})
+
+    def load(self, path: Path) -> PreTrainedModel:
+        """Load a model for training or teaching."""
+        return load_model(path, dtype=self.recipe.model.dtype, device=self.recipe.model.device)
+
+    def training_tasks(self) -> list[Task]:
+        """Return the training tasks of all domains."""
+        return [task for domain in self.recipe.domains for task in self.tasks[domain]["train"]]
+
+
+def new_stage(job: Job, name: str, start: Path, config: SftConfig | OnPolicyConfig, *, updates: int) -> Stage:
+    """Return a stage that trains the model at `start`."""
+    return Stage(
+        job.run,
+        name,
+        job.load(start),
+        config.optim,
+        updates=updates,
+        seed=job.recipe.seed,
+        checkpoint_every=config.checkpoint_every,
+        way=job.recipe.train,
+    )
+
+
+def teacher_of(job: Job, domain: str) -> Path:
+    """Return the model that teaches a domain: the recipe's own choice, else the furthest this run has trained."""
+    if domain in job.recipe.distil.teachers:
+        return Path(job.recipe.distil.teachers[domain])
+    for name in (f"expert-{domain}", f"sft-{domain}"):
+        if model_dir(job.run, name).is_dir():
+            return model_dir(job.run, name)
+    raise UserError(f"nobody teaches {domain}: name a model in distil.teachers.{domain}, or run the stages sft and rl")
+
+
+async def evaluate_model(job: Job, name: str, path: Path, domains: Sequence[str]) -> None:
+    """Measure the model directory `path` on the held-out tasks of `domains`, as stage ``evaluate/<name>``."""
+    stage = f"evaluate/{name}"
+    if job.run.stage_done(stage):
+        return
+    start_s = time.monotonic()
+    config, place = job.recipe.eval, job.place
+    tasks = [task for domain in domains for task in job.tasks[domain]["heldout"]]
+    await place.serve(job.load(path))
+    sampling = Sampling(max_tokens=place.max_tokens, temperature=config.temperature, seed=job.recipe.seed)
+    with Progress(stage, len(tasks) * config.samples, "rollouts") as bar:
+        result = await evaluate(
+            tasks, pool=place.pool, samples=config.samples, sampling=sampling, on_done=shown_on(bar)
+        )
+    place.record(result.rollouts, stage=stage, step=0, model=name.split("-")[0])
+    numbers = {f"pass_1/{domain}": score.pass_1 for domain, score in result.domains.items()}
+    job.run.metrics(stage, 0, **numbers)
+    job.finish(stage, time.monotonic() - start_s, **result.to_dict())
