@@ -2,7 +2,8 @@
 
     python tests/sandbox/kill_owners.py [--times 1000] [--seed 0]
 
-Every second time the fork server is killed in the same moment, which leaves everything to the reaper.
+Every second time the fork server (or one of the shards) is killed in the same moment, which leaves all of that to the
+reaper.
 """
 
 from __future__ import annotations
@@ -23,17 +24,22 @@ from palmette.sandbox import cgroup
 from palmette.sandbox.api import SandboxError, Spec
 from palmette.sandbox.conformance import lacks
 from palmette.sandbox.hosts import open_host
-from palmette.sandbox.ledger import journals, state_directory
+from palmette.sandbox.ledger import journals, start_time, state_directory
 from palmette.sandbox.reap import reap
+from palmette.sandbox.shards.host import ShardsHost
 
 
 async def work(name: str, mark: str, seed: int, busy: int) -> None:
-    """Start, fork, pause and close sandboxes until somebody ends it; one byte to `busy` once there is a first."""
+    """Start, fork, pause and close sandboxes until somebody ends it; pids of its helpers to `busy` at the first."""
     dice = random.Random(seed)
     host = open_host(name)
     pauses = "pause" not in lacks(host)
     live = [await host.start(Spec(owner="kill_owners", gateway=("127.0.0.1", 9)))]
-    os.write(busy, b"%d\n" % (host._server.process.pid if name == "namespace" else 0))
+    if isinstance(host, ShardsHost):
+        helpers = list(host.shards)
+    else:
+        helpers = [host._server.process.pid] if name == "namespace" else []
+    os.write(busy, json.dumps(helpers).encode())
 
     async def one() -> None:
         sandbox = dice.choice(live)
@@ -70,29 +76,35 @@ def trial(name: str, seed: int) -> list[str]:
         finally:
             os._exit(1)
     os.close(busy)
-    server = int(os.read(ready, 64) or b"0")
+    helpers = json.loads(os.read(ready, 4096) or b"[]")
     os.close(ready)
     time.sleep(dice.uniform(0, 0.3))
-    if server and seed % 2:
-        os.kill(server, signal.SIGKILL)
+    if helpers and seed % 2:
+        os.kill(helpers[0], signal.SIGKILL)
     os.kill(owner, signal.SIGKILL)
     os.waitpid(owner, 0)
-    reaped = reap()
-    left = list(reaped.stuck)
-    left += [f"process {pid}" for pid in processes_with(mark) + processes_in(f"/palmette-{owner}-")]
-    left += [f"cgroup {path}" for path in cgroups_of(owner)]
-    left += [f"journal {journal.name}" for journal in journals() if journal.pid == owner]
+    owners = {owner, *(helpers if name == "shards" else ())}
+    deadline = time.monotonic() + 60
+    while any(start_time(pid) for pid in owners) and time.monotonic() < deadline:  # shards end by themselves
+        time.sleep(0.01)
+    left = list(reap().stuck) + processes_with(mark)
+    for pid in owners:
+        left += [f"process {one}" for one in processes_in(f"/palmette-{pid}-")] + [f"shard {pid}"] * bool(
+            start_time(pid)
+        )
+        left += [f"cgroup {path}" for path in cgroups_of(pid)]
+        left += [f"journal {journal.name}" for journal in journals() if journal.pid == pid]
     return left
 
 
-def processes_with(argument: str) -> list[int]:
-    """Return the processes that have this argument."""
+def processes_with(argument: str) -> list[str]:
+    """Return the processes that have this argument, in words."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 if argument.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
+                    found.append(f"process {entry.name}")
     return found
 
 
@@ -123,7 +135,8 @@ def main() -> None:
     tempfile.tempdir = scratch
     left: list[str] = []
     for time_ in range(arguments.times):
-        left += trial("fake" if time_ % 8 == 7 else "namespace", arguments.seed + time_)
+        name = {7: "fake", 2: "shards", 5: "shards"}.get(time_ % 8, "namespace")
+        left += trial(name, arguments.seed + time_)
     left += [f"file {path}" for path in (*Path(scratch).glob("palmette-fake-*"), *state_directory().iterdir())]
     shutil.rmtree(scratch)
     print(json.dumps({"killed": arguments.times, "left": left}))
