@@ -13,6 +13,7 @@ from palmette.errors import UserError, suggest
 from palmette.sandbox import cgroup, seccomp
 from palmette.sandbox.api import Host, SandboxError, Spec
 from palmette.sandbox.build import compiler
+from palmette.sandbox.features import cgroup_row, feature_rows, idmapped_row
 
 
 def open_host(name: str) -> Host:
@@ -34,11 +35,12 @@ def probe() -> list[tuple[str, bool, str]]:
         ("C compiler", cc is not None, cc or "missing: install gcc"),
         ("user", uid == 0, "root" if uid == 0 else f"uid {uid}: rootless sandboxes, without cgroup limits"),
         ("seccomp", seccomp.usable(), f"{stuck} kernel workers stuck" if stuck else "filter available"),
-        ("cgroups", groups.version > 0, f"v{groups.version}" if groups.version else groups.reason),
+        cgroup_row(groups),
         ("overlayfs", overlay, "in /proc/filesystems" if overlay else "not in /proc/filesystems"),
+        *feature_rows(),
     ]
     with ThreadPoolExecutor(1) as thread:  # the caller may have an event loop of its own
-        return [*rows, thread.submit(lambda: asyncio.run(_try_namespace())).result()]
+        return [*rows, *thread.submit(lambda: asyncio.run(_try_namespace())).result()]
 
 
 def probe_others() -> list[tuple[str, bool, str]]:
@@ -62,7 +64,15 @@ async def _try(name: str) -> tuple[str, bool, str]:
         await host.close()
 
 
-async def _try_namespace() -> tuple[str, bool, str]:
+async def _try_namespace() -> list[tuple[str, bool, str]]:
+    inside = open_host("namespace:root-inside")
+    try:
+        return [await idmapped_row(inside), await _time_namespace()]
+    finally:
+        await inside.close()
+
+
+async def _time_namespace() -> tuple[str, bool, str]:
     host = open_host("namespace")
     try:
         await (await host.start(Spec(owner="doctor"))).close()  # compiles and launches

@@ -99,7 +99,8 @@ def test_an_unknown_host_is_a_user_error():
 
 def test_the_probe_covers_what_the_doctor_needs():
     rows = probe()
-    assert {"C compiler", "user", "seccomp", "cgroups", "overlayfs", "namespace sandbox"} == {row[0] for row in rows}
+    parts = {"C compiler", "user", "seccomp", "cgroups", "overlayfs", "namespace sandbox"}
+    assert parts | {"user namespaces", "landlock", "devpts", "idmapped mounts"} == {row[0] for row in rows}
     assert all(isinstance(ok, bool) and detail for _, ok, detail in rows)
     assert rows[-1][:2] == ("namespace sandbox", True), rows
 
