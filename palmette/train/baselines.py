@@ -38,9 +38,9 @@ async def _average(job: Job) -> Path:
                     raise UserError(
                         f"{path} and {paths[0]} cannot be averaged ({name} differs); take average out of baselines"
                     )
-                weights[name] += found[name]
+                weights[name].add_(found[name])
         for tensor in weights.values():
-            tensor /= len(paths)
+            tensor.div_(len(paths))
     save_model(model, paths[0], target)
     job.finish("average", 0.0, experts=len(paths))
     return target
