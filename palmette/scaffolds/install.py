@@ -139,7 +139,8 @@ def _run(
             start_new_session=True,
         )
     except OSError as error:
-        raise UserError(f"agent {agent.name} could not be installed: {argv[0]}: {error.strerror}") from error
+        hint = "; install Node.js, which brings it" if argv[0] == "npm" else ""
+        raise UserError(f"agent {agent.name} could not be installed: {argv[0]}: {error.strerror}{hint}") from error
     try:
         while True:
             try:
@@ -162,10 +163,12 @@ def _reason(said: str, code: int) -> str:
     """Say in one line why pip or npm failed; offline pip ends with "no matching distribution", which would mislead."""
     if "connection broken by" in said:
         return f"{UNREACHABLE}; check the network, or pip's index setting"
-    if any(code in said for code in ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT")):
+    if any(each in said for each in ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT")):
         return f"{UNREACHABLE}; check the network, or npm's registry setting"
     if "Could not resolve host" in said:
         return f"{UNREACHABLE}; git could not resolve the host of a package"
+    if "ensurepip is not available" in said:
+        return "its Python cannot make virtual environments; on Debian, install python3-venv"
     lines = [line.strip() for line in said.splitlines()]
     telling = [line for line in lines if line.lower().startswith(("fatal:", "npm error"))]
     telling += [line for line in lines if "error" in line.lower() and not line.startswith(("note:", "npm error"))]
