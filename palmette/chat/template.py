@@ -142,7 +142,11 @@ class Renderer:
         ids = list(completion_ids)
         if ids and ids[-1] in self.stop_ids:
             ids.pop()
-        return read(self.decode(ids), self._syntaxes, thinking=self._thinking)
+        return self.parse_text(self.decode(ids))
+
+    def parse_text(self, text: str) -> Message:
+        """Return the assistant message that a text says, control tokens and all; as `parse` otherwise."""
+        return read(text, self._syntaxes, thinking=self._thinking)
 
     def live(self) -> Live:
         """Return a follower of one answer that is being sampled; see `palmette.chat.live`."""

@@ -25,6 +25,7 @@ from palmette.gateway.fields import (
     read_model,
     read_number,
     read_object,
+    read_stops,
 )
 from palmette.gateway.refusal import ContextRefusal, Refusal
 
@@ -34,6 +35,7 @@ FIELDS: dict[str, Fate] = {
     "tools": "honoured",  # the client's own; server tools, but those that this table's reader names, are refused
     "tool_choice": "honoured",  # "none" hides the tools; "any" and a named tool are read as "auto"
     "max_tokens": "honoured",  # the least of it, the session's and the engine's bound; may be left out
+    "stop_sequences": "honoured",  # see palmette/gateway/stops.py for what stays exact
     "stream": "honoured",
     "model": "honoured",  # echoed: a session has one model, reached under any name
     "return_token_ids": "honoured",  # ours: ids and log-probs beside the message, under vLLM's names
@@ -47,7 +49,6 @@ FIELDS: dict[str, Fate] = {
     "context_management": "ignored",  # agents that ask for it also manage without
     "output_config": "ignored",
     "metadata": "ignored",
-    "stop_sequences": "ignored",  # an engine stops at token ids
     "cache_control": "ignored",  # here and on every block
     "service_tier": "ignored",
     "speed": "ignored",
@@ -119,6 +120,7 @@ def read(body: bytes) -> MessagesRequest:
         temperature=read_number(fields, "temperature", 0.0, 2.0),
         top_p=read_number(fields, "top_p", 0.0, 1.0),
         top_k=read_integer(fields, "top_k", 0),
+        stop=read_stops(fields, "stop_sequences"),
     )
     return MessagesRequest(
         ask=ask,
@@ -226,7 +228,9 @@ def _ending(turn: Turn) -> dict[str, Any]:
         reason = "max_tokens"
     else:
         reason = "tool_use" if turn.answer.tool_calls else "end_turn"
-    return {"stop_reason": reason, "stop_sequence": None}
+    if turn.stop is not None and reason == "end_turn":
+        reason = "stop_sequence"
+    return {"stop_reason": reason, "stop_sequence": turn.stop}
 
 
 def _tokens(turn: Turn) -> dict[str, Any]:

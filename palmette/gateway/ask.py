@@ -11,9 +11,10 @@ from palmette.chat.message import Message, Tool
 class Ask:
     """What is asked of the model, e.g. ``Ask(messages=(Message(role="user", content="hi"),))``.
 
-    `max_tokens` bounds this answer. The next four are what the agent would like; only a session opened with
-    `honour_sampling` heeds them. `prompt_ids` is the prompt itself, of one who tokenises on their own (`messages` is
-    then empty); it may end at `stop_ids`, and `scored` asks for the prompt's log-probs too.
+    `max_tokens` bounds this answer, and it ends before the first of the strings `stop`. Temperature, top_p, top_k and
+    seed are what the agent would like; only a session opened with `honour_sampling` heeds them. `prompt_ids` is the
+    prompt itself, of one who tokenises on their own (`messages` is then empty); it may end at `stop_ids`, and `scored`
+    asks for the prompt's log-probs too.
     """
 
     messages: tuple[Message, ...]
@@ -23,6 +24,7 @@ class Ask:
     top_p: float | None = None
     top_k: int | None = None
     seed: int | None = None
+    stop: tuple[str, ...] = ()
     prompt_ids: tuple[int, ...] | None = None
     stop_ids: tuple[int, ...] = ()
     scored: bool = False

@@ -18,7 +18,7 @@ from palmette.trajectory.tree import Tree
 class Turn:
     """One answered request: what the engine saw, what it sampled, what that says, and its `leaf` in the tree.
 
-    `scores` are log-probs of the prompt's tokens 1..T-1, where they were asked for.
+    `scores` are log-probs of the prompt's tokens 1..T-1, where they were asked for; `stop` is the string that ended it.
     """
 
     id: str
@@ -29,6 +29,7 @@ class Turn:
     tree: Tree = field(repr=False)
     leaf: int
     scores: tuple[float, ...] | None = None
+    stop: str | None = None
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -39,13 +40,15 @@ class Turn:
 class Call:
     """Followed by whoever asked and by whoever asks the same again; when the last one leaves it is cancelled.
 
-    `prompt` is there from the first token to the turn. `delivered` says whether somebody was told the whole answer.
+    `prompt` is there from the first token to the turn. With `held` no text may leave before its end is known.
+    `delivered` says whether somebody was told the whole answer.
     """
 
     def __init__(self) -> None:
         self.id = secrets.token_hex(12)
         self.prompt: Sequence[int] = ()
         self.delivered = False
+        self.held = False
         self._token_ids: list[int] = []
         self._logprobs: list[float] = []
         self._followers = 0

@@ -10,6 +10,7 @@ import orjson
 from palmette.gateway.refusal import malformed, unsupported
 
 MAX_MESSAGES = 10_000
+MAX_STOPS, MAX_STOP_CHARS = 16, 256
 MAX_DEPTH = 64  # of nested JSON; deeper values are refused before anything recurses over them
 
 Fate = Literal["honoured", "imposed", "ignored", "refused"]
@@ -84,6 +85,15 @@ def read_list(fields: Mapping[str, Any], name: str, prefix: str = "") -> list[An
     if value is not None and not isinstance(value, list):
         raise malformed(prefix + name, "expected a list.")
     return value or []
+
+
+def read_stops(fields: Mapping[str, Any], name: str, prefix: str = "") -> tuple[str, ...]:
+    """Return a field of stop strings, one or a list of at most `MAX_STOPS`; absent and null are none."""
+    value = fields.get(name)
+    stops = [value] if isinstance(value, str) else read_list(fields, name, prefix)
+    if len(stops) > MAX_STOPS or not all(isinstance(stop, str) and 0 < len(stop) <= MAX_STOP_CHARS for stop in stops):
+        raise malformed(prefix + name, f"expected at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters.")
+    return tuple(stops)
 
 
 def read_model(fields: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from palmette.gateway import sse
 from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
 from palmette.gateway.dialect import Dialect
-from palmette.gateway.fields import Fate, check_table, read_flag, read_integer, read_json, read_number
+from palmette.gateway.fields import Fate, check_table, read_flag, read_integer, read_json, read_number, read_stops
 from palmette.gateway.gemini_contents import read_contents, read_proto, read_system, read_tools
 from palmette.gateway.refusal import ContextRefusal, Refusal
 
@@ -38,6 +38,7 @@ FIELDS: dict[str, Fate] = {
 
 CONFIG_FIELDS: dict[str, Fate] = {
     "maxOutputTokens": "honoured",  # the least of it, the session's and the engine's bound
+    "stopSequences": "honoured",  # see palmette/gateway/stops.py for what stays exact
     "responseLogprobs": "honoured",
     "temperature": "imposed",
     "topP": "imposed",
@@ -50,7 +51,6 @@ CONFIG_FIELDS: dict[str, Fate] = {
     "responseJsonSchema": "refused",
     "responseModalities": "refused",  # unless ["TEXT"]
     "speechConfig": "refused",
-    "stopSequences": "ignored",  # an engine stops at token ids
     "presencePenalty": "ignored",
     "frequencyPenalty": "ignored",
     "thinkingConfig": "ignored",
@@ -150,6 +150,7 @@ def read(body: bytes, *, model: str = "palmette", stream: bool = False, array: b
         temperature=read_number(config, "temperature", 0.0, 2.0, _CONFIG),
         top_p=read_number(config, "topP", 0.0, 1.0, _CONFIG),
         top_k=_whole(config, "topK"),
+        stop=read_stops(config, "stopSequences", _CONFIG),
         seed=read_integer(config, "seed", prefix=_CONFIG),
     )
     return GenerateRequest(

@@ -26,6 +26,7 @@ from palmette.gateway.fields import (
     read_model,
     read_number,
     read_object,
+    read_stops,
     read_top_k,
 )
 from palmette.gateway.openai_messages import read_messages, read_tools
@@ -37,6 +38,7 @@ FIELDS: dict[str, Fate] = {
     "tool_choice": "honoured",  # "none" hides the tools; "required" and a named tool are read as "auto"
     "max_tokens": "honoured",  # the least of it, the session's and the engine's bound
     "max_completion_tokens": "honoured",
+    "stop": "honoured",  # see palmette/gateway/stops.py for what stays exact
     "stream": "honoured",
     "stream_options": "honoured",
     "logprobs": "honoured",
@@ -56,7 +58,6 @@ FIELDS: dict[str, Fate] = {
     "logit_bias": "refused",  # unless empty
     "web_search_options": "refused",
     "prediction": "refused",
-    "stop": "ignored",  # an engine stops at token ids, and agents do not depend on it
     "frequency_penalty": "ignored",
     "presence_penalty": "ignored",
     "parallel_tool_calls": "ignored",
@@ -134,6 +135,7 @@ def read(body: bytes) -> ChatRequest:
         top_p=read_number(fields, "top_p", 0.0, 1.0),
         top_k=read_top_k(fields),
         seed=read_integer(fields, "seed"),
+        stop=read_stops(fields, "stop"),
     )
     return ChatRequest(
         ask=ask,

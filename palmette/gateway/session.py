@@ -30,6 +30,7 @@ from palmette.gateway.call import Call, Turn
 from palmette.gateway.fields import read_json
 from palmette.gateway.identity import Known, Walk, call_ids
 from palmette.gateway.shared import Shared
+from palmette.gateway.stops import sample_until
 from palmette.gateway.transcript import Transcript
 from palmette.trajectory.tree import ROOT, Tree
 
@@ -136,6 +137,7 @@ class Session:
         if known is not None and (again or known.answered_in_vain):
             return known
         call, index = Call(), self._asked
+        call.held = bool(ask.stop)
         self._asked += 1
         task = call.start(self._answer(ask, engine, renderer, call, index, live))
         self._under_way.add(task)
@@ -186,10 +188,12 @@ class Session:
             raise refusal.unknown_session()
         walk = self._known.walk(ask.messages, ask.tools)
         call.prompt, after = await self._prompt(ask, walk, renderer)
-        sampling = self._sampling_for(ask, index)
+        sampling, cut = self._sampling_for(ask, index), None
         try:
             async with self._shared.places.place(self.key) if self._shared else contextlib.nullcontext():
-                if live and isinstance(engine, StreamingEngine):
+                if ask.stop:
+                    completion, cut = await sample_until(engine, call.prompt, sampling, ask.stop, renderer, call.each)
+                elif live and isinstance(engine, StreamingEngine):
                     completion = await engine.stream(call.prompt, sampling, call.each)
                 else:
                     completion = await engine.complete(call.prompt, sampling)
@@ -207,8 +211,9 @@ class Session:
             raise
         if self.closed:
             raise refusal.unknown_session()
-        turn = self._record(call, ask, walk, after, completion, _readable(completion.token_ids, renderer))
-        return turn if scores is None else replace(turn, scores=scores)
+        said = _readable(completion.token_ids, renderer, cut.text if cut else None)
+        turn = self._record(call, ask, walk, after, completion, said)
+        return replace(turn, scores=scores, stop=cut.string if cut else None)
 
     async def _prompt(self, ask: Ask, walk: Walk, renderer: Renderer) -> tuple[array[int], int]:
         """Return the ids of the prompt, and the node of the tree up to which they are known to be the same.
@@ -303,12 +308,13 @@ def turn_seed(seed: int, turn: int) -> int:
     return int.from_bytes(blake2b(f"{seed}/{turn}".encode(), digest_size=8).digest()) >> 1
 
 
-def _readable(token_ids: Sequence[int], renderer: Renderer) -> Message:
-    """Return what was sampled; calls whose arguments not every agent could read back are told as malformed.
+def _readable(token_ids: Sequence[int], renderer: Renderer, text: str | None = None) -> Message:
+    """Return what was sampled, or what of it is to be shown (`text`).
 
-    That is JSON deeper than requests may be, and integers beyond 64 bits.
+    Calls whose arguments not every agent could read back are told as malformed: JSON deeper than requests may be, and
+    integers beyond 64 bits.
     """
-    message = renderer.parse(token_ids)
+    message = renderer.parse(token_ids) if text is None else renderer.parse_text(text)
     for call in message.tool_calls:
         try:
             readable = read_json(orjson.dumps(dict(call.arguments)), "arguments") == call.arguments
@@ -317,7 +323,8 @@ def _readable(token_ids: Sequence[int], renderer: Renderer) -> Message:
         if not readable:
             said = token_ids[:-1] if token_ids[-1] in renderer.stop_ids else token_ids
             reason = f"the arguments of {call.name} are nested too deeply or hold too large a number"
-            return replace(message, content=renderer.decode(said), tool_calls=(), reasoning=None, malformed=reason)
+            raw = renderer.decode(said) if text is None else text
+            return replace(message, content=raw, tool_calls=(), reasoning=None, malformed=reason)
     return message
 
 
