@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 
 import palmette
 from palmette.commands import connect
+from palmette.commands.tasks_app import tasks_app
 from palmette.errors import UserError
 
 app = typer.Typer(
@@ -29,7 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-tasks_app = typer.Typer(no_args_is_help=True, help="Build, check and look at directories of tasks.")
 app.add_typer(tasks_app, name="tasks")
 agents_app = typer.Typer(no_args_is_help=True, help="Command-line agents: which there are, install one, try one.")
 app.add_typer(agents_app, name="agents")
@@ -157,72 +157,6 @@ def doctor(json: Json = False) -> None:
     from palmette import doctor as command
 
     raise typer.Exit(command.examine(as_json=json))
-
-
-@tasks_app.command("build")
-def tasks_build(
-    domain: Annotated[str, typer.Argument(help="A domain, such as terminal or swe.")],
-    out: Annotated[Path, typer.Option(help="Where to write the task directories.")],
-    count: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
-    tier: Annotated[list[int] | None, typer.Option(help="Difficulty; repeatable; all tiers if not given.")] = None,
-    split: Annotated[str, typer.Option(help="train or heldout.")] = "train",
-    seed: Annotated[int, typer.Option(help="The same seed makes the same tasks.")] = 0,
-) -> None:
-    """Generate tasks as Harbor task directories."""
-    from palmette.commands import tasks
-
-    tasks.build(domain, out, count=count, tiers=tier or [], split=split, seed=seed)
-
-
-@tasks_app.command("check")
-def tasks_check(
-    directory: Annotated[Path, typer.Argument(help="A directory of tasks.")],
-    sandbox: Annotated[str, typer.Option(help="Host of the sandboxes.")] = "namespace",
-    concurrency: Annotated[int, typer.Option(min=1, help="Sandboxes at the same time.")] = 8,
-    quick: Annotated[bool, typer.Option("--quick", help="No attacks, and one verdict only.")] = False,
-    attacks: Annotated[Path | None, typer.Option(metavar="DIR", help="Attacks of your own, NAME.sh each.")] = None,
-    reject: Annotated[Path | None, typer.Option(metavar="DIR", help="Move tasks that fail there.")] = None,
-    json: Json = False,
-) -> None:
-    """Check in sandboxes: the reference scores 1, doing nothing and every attack score 0, verdicts repeat."""
-    from palmette.commands import tasks
-
-    how = tasks.Checking(sandbox=sandbox, concurrency=concurrency, quick=quick, attacks=attacks, reject=reject)
-    raise typer.Exit(tasks.check(directory, how, as_json=json))
-
-
-@tasks_app.command("import")
-def tasks_import(
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help="swe-bench, tau2, bfcl or prompts.")],
-    file: Annotated[Path, typer.Argument(help="JSON lines, a JSON array, or Parquet.")],
-    out: Annotated[Path, typer.Option(help="Where to write the task directories.")],
-    split: Annotated[str, typer.Option(help="train, heldout, or auto: all tasks of a source on one side.")] = "auto",
-    license: Annotated[str, typer.Option(help="Noted where a row names none.")] = "",
-    clones: Annotated[Path | None, typer.Option(metavar="DIR", help="Git clones OWNER__NAME, for swe-bench.")] = None,
-    json: Json = False,
-) -> None:
-    """Turn other people's tasks into task directories; rows that will not do are named."""
-    from palmette.commands import tasks
-
-    raise typer.Exit(tasks.import_(form, file, out, split=split, license=license, clones=clones, as_json=json))
-
-
-@tasks_app.command("show")
-def tasks_show(
-    directory: Annotated[Path, typer.Argument(help="One task directory, or a directory of tasks.")], json: Json = False
-) -> None:
-    """Print one task: instruction, files and reference solution; or the list of tasks in a directory."""
-    from palmette.commands import tasks
-
-    tasks.show(directory, as_json=json)
-
-
-@tasks_app.command("stats")
-def tasks_stats(directory: Annotated[Path, typer.Argument(help="A directory of tasks.")], json: Json = False) -> None:
-    """Count tasks by domain, split, tier and skill."""
-    from palmette.commands import tasks
-
-    tasks.stats(directory, as_json=json)
 
 
 @agents_app.command("list")

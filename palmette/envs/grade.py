@@ -20,6 +20,7 @@ from palmette.sandbox.api import Host, PathRefused, Sandbox, SandboxError, Statu
 
 _REWARD_FILE = "/logs/verifier/reward.txt"
 _CACHED_VERDICTS = 65_536
+_IN_PLACE_OF_A_TRAP = b"a link out of the work directory\n"
 _TRAPS = {"", "dev", "proc", "sys", "logs", "tests", "solution"}  # at the top of a sandbox; "" is the top itself
 
 
@@ -101,7 +102,10 @@ class Grader:
 
 
 def _without_traps(state: bytes, workdir: str) -> bytes:
-    """Return an exported work directory without links that lead a verifier to tests, logs, devices or processes."""
+    """Return an exported work directory in which links to tests, logs, devices or processes are plain files.
+
+    Something stays in their place: what was to be deleted is not, because there is a link now.
+    """
     with tarfile.open(fileobj=io.BytesIO(state)) as tar:
         members = tar.getmembers()
         if not any(_is_trap(member, workdir) for member in members):
@@ -109,7 +113,11 @@ def _without_traps(state: bytes, workdir: str) -> bytes:
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as clean:
             for member in members:
-                if not _is_trap(member, workdir):
+                if _is_trap(member, workdir):
+                    plain = tarfile.TarInfo(member.name)
+                    plain.size = len(_IN_PLACE_OF_A_TRAP)
+                    clean.addfile(plain, io.BytesIO(_IN_PLACE_OF_A_TRAP))
+                else:
                     clean.addfile(member, tar.extractfile(member) if member.isreg() else None)
     return out.getvalue()
 

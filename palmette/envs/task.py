@@ -20,6 +20,7 @@ from typing import Any
 
 from palmette.envs.api import Complexity, Draft, Step, Task
 from palmette.errors import UserError
+from palmette.run import write_atomic
 from palmette.sandbox.dockerfile import read_dockerfile
 
 _SCHEMA = "1.4"
@@ -101,6 +102,18 @@ def load_whole(directory: Path) -> tuple[list[Task], dict[Path, str]]:
     if not tasks and not broken:
         raise UserError(f"{directory} holds no task.toml; build tasks with 'palmette tasks build'")
     return tasks, broken
+
+
+def set_metadata(path: Path, values: Mapping[str, str | int | float]) -> None:
+    """Give keys of `[metadata]` in a task.toml these values and leave every other line as it is. Written atomically."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if "[metadata]" not in map(str.strip, lines):
+        lines += ["", "[metadata]"]
+    start = next(n for n, line in enumerate(lines) if line.strip() == "[metadata]") + 1
+    end = next((n for n in range(start, len(lines)) if lines[n].lstrip().startswith("[")), len(lines))
+    kept = [line for line in lines[start:end] if line.partition("=")[0].strip() not in values]
+    given = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    write_atomic(path, "\n".join([*lines[:start], *given, *kept, *lines[end:]]) + "\n")
 
 
 def load_steps(task: Task) -> tuple[Step, ...]:

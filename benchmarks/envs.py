@@ -1,0 +1,131 @@
+"""What tasks cost and how they hold: built an hour, rejected, graded, attacked; by domain and tiers.
+
+    python benchmarks/envs.py [--count N] [--attacked N] [--json PATH]
+
+Rows are {domain, tiers, metric, value, unit}. An hour is wall time of this machine, as it is loaded now:
+`built_per_hour` counts writing a task, `verified_per_hour` writing it, scoring its reference and doing nothing.
+`grading_*` is from the end of the agent to the verdict: taking the files out, a clean sandbox, the verifier. The bound
+is the domain ``bound``: a verifier that writes a number and nothing else. Attacks and three verdicts are tried on the
+first `--attacked` tasks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from palmette.envs.api import Draft, Step, Task
+from palmette.envs.attacks import attacks_on
+from palmette.envs.build import build_tasks, drafts
+from palmette.envs.check import IDLE, REFERENCE, CheckReport, check_tasks
+from palmette.envs.task import write_task
+from palmette.sandbox.hosts import open_host
+
+Row = dict[str, str | float]
+_WAYS = 4
+GROUPS = (("terminal", (1,)), ("terminal", (2, 3, 4)), ("terminal", (5, 6, 7, 8)), ("swe", (1,)), ("swe", (2, 3)))
+
+
+def main() -> None:
+    """Measure, print, and write the rows down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=120, help="tasks a group")
+    parser.add_argument("--attacked", type=int, default=20, help="tasks a group that are attacked")
+    parser.add_argument("--json", metavar="PATH", help="also write the rows to this file")
+    arguments = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(prefix="palmette-envs-"))
+    try:
+        rows = asyncio.run(measure(scratch, arguments.count, arguments.attacked))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    for row in rows:
+        print(f"{row['domain']:10} {row['tiers']:10} {row['metric']:22} {row['value']:12.4g} {row['unit']}")
+    if arguments.json:
+        temporary = Path(arguments.json + ".new")
+        temporary.write_text(json.dumps(rows, indent=1))
+        temporary.replace(arguments.json)
+
+
+async def measure(scratch: Path, count: int, attacked: int) -> list[Row]:
+    """Return the rows of the bound and of all groups."""
+    host = open_host("namespace")
+    try:
+        bound = [
+            write_task(replace(_bound(n), name=f"bound/{n}"), scratch / f"bound{n}") for n in range(min(count, 40))
+        ]
+        await check_tasks(bound[:1], host)  # the first start of a machine compiles
+        graded = await check_tasks(bound, host, concurrency=_WAYS)
+        rows = _grading("bound", "-", graded)
+        for domain, tiers in GROUPS:
+            label, place = ",".join(map(str, tiers)), scratch / f"{domain}{tiers[0]}"
+            began_s = time.monotonic()
+            tasks = build_tasks(domain, place, count=count, tiers=tiers, split="train", seed=1)
+            built_s = time.monotonic() - began_s
+            honest = await check_tasks(tasks, host, concurrency=_WAYS)
+            verified_s = time.monotonic() - began_s
+            rejected = sum(not report.ok for report in honest)
+            hard = await check_tasks(tasks[:attacked], host, attacks=attacks_on, repeats=3, concurrency=_WAYS)
+            rows += [
+                _row(domain, label, "built_per_hour", count / built_s * 3600, "tasks/h"),
+                _row(domain, label, "verified_per_hour", (count - rejected) / verified_s * 3600, "tasks/h"),
+                _row(domain, label, "rejected", rejected / count, "share"),
+                *_grading(domain, label, honest),
+                *_attacks(domain, label, hard),
+                _row(domain, label, "size", statistics.mean(map(_kib, tasks)), "KiB"),
+                _row(
+                    domain, label, "reference_steps", statistics.mean(t.complexity.steps or 0 for t in tasks), "calls"
+                ),
+                _row(
+                    domain, label, "reference_tokens", statistics.mean(t.complexity.tokens or 0 for t in tasks), "words"
+                ),
+            ]
+    finally:
+        await host.close()
+    return rows
+
+
+def _bound(number: int) -> Draft:
+    """Return a task whose verifier does next to nothing."""
+    (draft,) = drafts("terminal", count=1, tiers=[1], split="train", seed=number)
+    test = "mkdir -p /logs/verifier; if [ -e done ]; then echo 1; else echo 0; fi > /logs/verifier/reward.txt\n"
+    step = Step(tool="bash", arguments={"command": "touch done"}, observation="(no output)")
+    return replace(draft, steps=(step,), test_files={"test.sh": test})
+
+
+def _grading(domain: str, tiers: str, reports: Sequence[CheckReport]) -> list[Row]:
+    times = sorted(trial.grading_s * 1e3 for report in reports for trial in report.trials)
+    p95 = times[min(len(times) - 1, int(len(times) * 0.95))]
+    return [
+        _row(domain, tiers, "grading_p50", statistics.median(times), "ms"),
+        _row(domain, tiers, "grading_p95", p95, "ms"),
+    ]
+
+
+def _attacks(domain: str, tiers: str, reports: Sequence[CheckReport]) -> list[Row]:
+    tried = [trial for report in reports for trial in report.trials if trial.name not in (IDLE, REFERENCE)]
+    agreed = ["then" not in report.reason for report in reports]
+    return [
+        _row(domain, tiers, "attacks_tried", len(tried), "attempts"),
+        _row(domain, tiers, "attacks_passed", sum(trial.reward != 0.0 for trial in tried), "attempts"),
+        _row(domain, tiers, "verdicts_agree", statistics.mean(agreed), "share of tasks"),
+    ]
+
+
+def _kib(task: Task) -> float:
+    return sum(path.stat().st_size for path in task.path.rglob("*") if path.is_file()) / 1024
+
+
+def _row(domain: str, tiers: str, metric: str, value: float, unit: str) -> Row:
+    return {"domain": domain, "tiers": tiers, "metric": metric, "value": value, "unit": unit}
+
+
+if __name__ == "__main__":
+    main()
