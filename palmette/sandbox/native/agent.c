@@ -190,14 +190,14 @@ static void finish(struct command *c) {
     }
     done.truncated = !blob || c->stream[0].cut || c->stream[1].cut;
     release(&c->stream[0], 1), release(&c->stream[1], 1);
-    int script = c->script, handed = c->handed > 0, line[2] = {c->line[0], c->line[1]};
+    int script = c->script, tasks = c->since.tasks, handed = c->handed > 0, line[2] = {c->line[0], c->line[1]};
     c->blob = blob, c->blob_bytes = done.out_bytes + done.err_bytes, c->done = done;
     c->used = 2; /* only to be delivered now */
     deliver(c);
     if (handed)
         close(line[0]), close(line[1]);
     if (script)
-        warm_expect(now_us());
+        warm_expect(now_us(), tasks);
 }
 
 /* ---- processes -------------------------------------------------------------------------------------------------- */

@@ -35,7 +35,7 @@ static int read_process(const char *pid, struct process *p) {
                           &p->state, &p->parent, &p->session, &p->ticks) == 4;
 }
 
-/* Who starts after it is younger. */
+/* Now: who starts after it is younger. */
 struct moment this_moment(void) {
     struct timespec t;
     struct moment m;
@@ -48,6 +48,8 @@ struct moment this_moment(void) {
     const char *last = strrchr(text, ' ');
     clock_gettime(CLOCK_BOOTTIME, &t);
     m.ticks = (unsigned long long)t.tv_sec * 100 + t.tv_nsec / 10000000, m.last_pid = last ? atoi(last) : 0;
+    const char *tasks = strchr(text, '/');
+    m.tasks = tasks ? atoi(tasks + 1) : 0;
     return m;
 }
 

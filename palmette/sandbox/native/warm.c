@@ -24,7 +24,8 @@
 #define ARGUMENT_MAX (128 * 1024) /* the kernel's, for one string */
 #define PATIENCE_MS 1 /* less than a fresh start takes */
 #define FAILURES_MAX 3 /* then this shell is taken for one that cannot wait: a static one, or of another C library */
-#define STUCK_US 500000
+#define STUCK_US 500000  /* without an answer to an order */
+#define TASKS_MAX 12000  /* pids end at 32,768 on many machines */
 #define SHELL "/bin/sh"
 
 static pid_t keeper, ready;
@@ -128,9 +129,9 @@ static void order(uint64_t now_us) {
         warm_drop();
 }
 
-/* A script has ended: more may come. */
-void warm_expect(uint64_t now_us) {
-    int soon = now_us - last_us < IDLE_US;
+/* A script has ended: more may come, unless the machine is full of processes, to which ours would add. */
+void warm_expect(uint64_t now_us, int tasks) {
+    int soon = now_us - last_us < IDLE_US && tasks < TASKS_MAX;
     last_us = now_us;
     if (!keeper && soon && failures < FAILURES_MAX)
         make_keeper();

@@ -148,7 +148,7 @@ enum { SHELL_LIBRARY = 3, SHELL_ORDERS };
 pid_t warm_start(const struct spawn *s, const char *packet, size_t length, const int fds[3], int its_line[2],
                  uint64_t now_us);
 ssize_t warm_recall(const int its_line[2], char *packet, size_t room, int fds[3]);
-void warm_expect(uint64_t now_us);
+void warm_expect(uint64_t now_us, int tasks);
 uint64_t warm_until(uint64_t now_us);
 int warm_answers(void);
 void warm_hear(void);
@@ -158,6 +158,7 @@ void warm_drop(void);
 struct moment { /* by the clock of /proc/PID/stat, which is coarse, and the pids given away so far */
     unsigned long long ticks;
     pid_t last_pid;
+    int tasks; /* of the machine */
 };
 struct moment this_moment(void);
 int kill_family(pid_t leader, const struct moment *since, int orphans_too);
