@@ -73,9 +73,18 @@ def understood(agent: CliAgent, task: Task) -> tuple[Engine, Renderer]:
     solution = task.path / "solution" / "solve.sh"
     if not solution.is_file():
         raise UserError(f"{solution} is missing; it is what a scripted model runs, so try with --engine local")
-    renderer = _renderer()
+    renderer = understudy_renderer()
     command = _command(solution.read_text(encoding="utf-8"))
     return ScriptedEngine(Understudy(agent.agent, [command], renderer)), renderer
+
+
+def understudy_renderer() -> Renderer:
+    """Return the embedded model's tokenizer with a template whose prompts an understudy can read."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(embedded_path()), local_files_only=True)
+    tokenizer.chat_template = TEMPLATE
+    return Renderer(tokenizer, embedded_path())
 
 
 async def rehearse(
@@ -105,14 +114,6 @@ async def rehearse(
         requests=tuple(attempt.session.requests) if attempt.session else (),
         exactness=compare(attempt.tree, witness.calls, attempt.turns),
     )
-
-
-def _renderer() -> Renderer:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(embedded_path()), local_files_only=True)
-    tokenizer.chat_template = TEMPLATE
-    return Renderer(tokenizer, embedded_path())
 
 
 def _command(script: str) -> str:
