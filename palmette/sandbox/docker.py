@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import struct
@@ -23,10 +24,14 @@ from urllib.parse import quote
 from palmette.sandbox import enter_box
 from palmette.sandbox.api import Result, SandboxLost, Spec, StartFailed, Status
 from palmette.sandbox.capture import Capture
+from palmette.sandbox.cgroup import own_name
 from palmette.sandbox.command_sandbox import CommandSandbox
 from palmette.sandbox.docker_engine import Engine, EngineError, find_socket
+from palmette.sandbox.docker_orphans import LABEL
 from palmette.sandbox.layout import DIRECTORIES, check_spec, environment
+from palmette.sandbox.ledger import Cost, Ledger, entry
 from palmette.sandbox.ports import Helper, Reachable, Ways
+from palmette.sandbox.reap import reap
 
 _USER = "1000:1000"
 _DEFAULT_IMAGE = "debian:bookworm-slim"
@@ -50,10 +55,12 @@ class DockerHost:
     )
 
     def __init__(self, path: str | None = None, *, image: str | None = None) -> None:
-        self._path = path
+        self._path = path and os.path.abspath(path)
         self._image = image or os.environ.get("PALMETTE_DOCKER_IMAGE", _DEFAULT_IMAGE)
         self._engine: Engine | None = None
         self._sandboxes: dict[str, DockerSandbox] = {}
+        self._ledger: Ledger | None = None
+        self._finding = asyncio.Lock()
 
     def weaknesses(self) -> tuple[str, ...]:
         """Say which walls and limits are the engine's or do not hold."""
@@ -67,16 +74,21 @@ class DockerHost:
     async def start(self, spec: Spec) -> DockerSandbox:
         """Start a container. Raises `StartFailed`, and `ValueError` for a spec that makes no sense."""
         check_spec(spec)
-        if self._engine is None:
-            path = self._path or find_socket()
-            if path is None:
-                raise StartFailed("no Docker or Podman socket is here: start one, or use the host 'namespace'")
-            self._engine = Engine(path)
+        async with self._finding:
+            if self._engine is None:
+                path = self._path or find_socket()
+                if path is None:
+                    raise StartFailed("no Docker or Podman socket is here: start one, or use the host 'namespace'")
+                await asyncio.to_thread(reap)
+                self._ledger = Ledger(f"docker-{own_name()}", engine=path)
+                self._ledger.keep_beating()
+                self._engine = Engine(path)
+        assert self._ledger
         name = f"palmette-{uuid.uuid4().hex[:12]}"
-        sandbox = DockerSandbox(name, spec, self._engine, self._sandboxes)
-        self._sandboxes[name] = sandbox
+        self._ledger.opened(entry(name, spec.owner, spec.ttl_s))
+        sandbox = self._sandboxes[name] = DockerSandbox(name, spec, self._engine, self)
         try:
-            await sandbox.begin(await self._imported(spec) if spec.root else self._image)
+            await sandbox.begin(await self._imported(spec) if spec.root else self._image, self._ledger.name)
         except EngineError as error:
             await asyncio.shield(sandbox.close())
             hint = f": docker pull {self._image}, or set PALMETTE_DOCKER_IMAGE" if error.status == 404 else ""
@@ -92,12 +104,21 @@ class DockerHost:
         if self._engine:
             await self._engine.close()
             self._engine = None
+        if self._ledger:
+            self._ledger.close()
+            self._ledger = None
+
+    def forget(self, name: str, cost: Cost) -> None:
+        """Take a sandbox that is gone off the books."""
+        self._sandboxes.pop(name, None)
+        if self._ledger:
+            self._ledger.closed(name, cost)
 
     async def _imported(self, spec: Spec) -> str:
         """Return the engine's name for the image of `spec.root`, importing it at first."""
         assert self._engine
         tag = Path(spec.root).parent.name if Path(spec.root).name == "root" else Path(spec.root).name
-        name = f"palmette:{tag}"
+        name = "palmette-" + re.sub("[^a-z0-9]+", "-", tag.lower()).strip("-")  # Podman 4.3 forgets tags
         try:
             await self._engine.ask("GET", f"/images/{quote(name)}/json")
         except EngineError as error:
@@ -109,7 +130,7 @@ class DockerHost:
                 "tar", "-c", "-C", spec.root, "--numeric-owner", ".", stdout=asyncio.subprocess.PIPE
             )
             assert archive.stdout
-            await self._engine.ask("POST", "/images/create", data=archive.stdout, fromSrc="-", repo="palmette", tag=tag)
+            await self._engine.ask("POST", "/images/create", data=archive.stdout, fromSrc="-", repo=name)
             await archive.wait()
         return name
 
@@ -117,10 +138,11 @@ class DockerHost:
 class DockerSandbox(CommandSandbox, Reachable):
     """One running container; made by `DockerHost.start`."""
 
-    def __init__(self, name: str, spec: Spec, engine: Engine, siblings: dict[str, DockerSandbox]) -> None:
+    def __init__(self, name: str, spec: Spec, engine: Engine, host: DockerHost) -> None:
         super().__init__(name, spec)
         self._engine = engine
-        self._siblings = siblings
+        self._host = host
+        self._began = time.monotonic()
         self._serial = 0
         self._helper: Helper | None = None
         self._ways = Ways(name, self._socket, self._check)
@@ -131,7 +153,7 @@ class DockerSandbox(CommandSandbox, Reachable):
         """Address of the gateway inside the sandbox, or None without a network."""
         return "http://{}:{}".format(*enter_box.GATEWAY) if self._spec.gateway else None
 
-    async def begin(self, image: str) -> None:
+    async def begin(self, image: str, host: str) -> None:
         """Create and start the container, and make its directories. Raises `EngineError`, `StartFailed`."""
         spec = self._spec
         memory = spec.limits.memory_mb << 20
@@ -142,7 +164,7 @@ class DockerSandbox(CommandSandbox, Reachable):
             "User": _USER,
             "Env": [f"{name}={value}" for name, value in environment(spec).items()],
             "Hostname": "sandbox",
-            "Labels": {"palmette.owner": spec.owner, "palmette.pid": str(os.getpid())},
+            "Labels": {"palmette.owner": spec.owner, "palmette.pid": str(os.getpid()), LABEL: host},
             "HostConfig": {
                 "Init": True,
                 "AutoRemove": True,
@@ -226,12 +248,17 @@ class DockerSandbox(CommandSandbox, Reachable):
         )
 
     async def _ended(self, exec_id: str, reading: asyncio.Future[None], deadline: float) -> dict[str, Any] | None:
-        """Return the engine's last word on an exec, None at the deadline. A daemon may hold its output for ever."""
+        """Return the engine's last word on an exec, None at the deadline. A daemon may hold its output for ever.
+
+        Before it begins an exec does not run either, and Podman gives it an exit code of 0 already.
+        """
+        ran = False
         while True:
             left = deadline - time.monotonic()
             await asyncio.wait([reading], timeout=max(0.0, min(_POLL_S, left)))
             state = await self._engine.ask("GET", f"/exec/{exec_id}/json")
-            if not state["Running"]:
+            ran = ran or state["Running"] or any(state.get(sign) for sign in ("Pid", "CanRemove", "ExitCode"))
+            if not state["Running"] and (ran or reading.done()):
                 await asyncio.wait([reading], timeout=_GRACE_S)
                 return state
             if left <= 0:
@@ -259,7 +286,6 @@ class DockerSandbox(CommandSandbox, Reachable):
             raise StartFailed(f"{error}; this needs root on the engine's machine") from None
 
     async def _end(self) -> None:
-        self._siblings.pop(self._id, None)
         self._ways.close()
         if self._helper:
             await self._helper.close()
@@ -267,6 +293,7 @@ class DockerSandbox(CommandSandbox, Reachable):
             await self._engine.ask("DELETE", f"/containers/{self._id}", force="true", v="true")
         for task in list(self._running):
             task.cancel()
+        self._host.forget(self._id, Cost(wall_s=time.monotonic() - self._began, network_mb=self._ways.passed_mb))
 
 
 async def _feed(writer: asyncio.StreamWriter, data: bytes) -> None:

@@ -24,8 +24,10 @@ import aiohttp
 
 from palmette.sandbox.api import Result, SandboxLost, Spec, StartFailed, Status
 from palmette.sandbox.capture import Capture
+from palmette.sandbox.cgroup import own_name
 from palmette.sandbox.command_sandbox import CommandSandbox
 from palmette.sandbox.layout import DIRECTORIES, PATH, check_spec
+from palmette.sandbox.ledger import Cost, Ledger, entry
 
 _TEMPLATE = "base"
 _DAEMON_PORT = 49983
@@ -54,6 +56,7 @@ class E2BHost:
         self._template = template or os.environ.get("PALMETTE_E2B_TEMPLATE", _TEMPLATE)
         self._session: aiohttp.ClientSession | None = None
         self._sandboxes: dict[str, E2BSandbox] = {}
+        self._ledger: Ledger | None = None
 
     def weaknesses(self) -> tuple[str, ...]:
         """Say what is the service's business."""
@@ -100,6 +103,10 @@ class E2BHost:
         daemon = Daemon(self._session, url, headers)
         sandbox = E2BSandbox(made["sandboxID"], spec, daemon, self, fixed, gateway if spec.gateway else None)
         self._sandboxes[sandbox.id] = sandbox
+        if self._ledger is None:
+            self._ledger = Ledger(f"e2b-{own_name()}")  # for the eye: what a dead owner leaves the service ends in time
+            self._ledger.keep_beating()
+        self._ledger.opened(entry(sandbox.id, spec.owner, spec.ttl_s))
         try:
             await sandbox.begin()
         except BaseException:
@@ -113,10 +120,15 @@ class E2BHost:
         if self._session:
             await self._session.close()
             self._session = None
+        if self._ledger:
+            self._ledger.close()
+            self._ledger = None
 
-    async def forget(self, name: str) -> None:
+    async def forget(self, name: str, cost: Cost) -> None:
         """End a sandbox at the service, if it is still there."""
         self._sandboxes.pop(name, None)
+        if self._ledger:
+            self._ledger.closed(name, cost)
         with suppress(aiohttp.ClientError, OSError):
             await self._ask("DELETE", f"/sandboxes/{name}")
 
@@ -189,6 +201,7 @@ class E2BSandbox(CommandSandbox):
         self._env = env
         self._gateway = gateway
         self._serial = 0
+        self._began = time.monotonic()
         self._running: set[asyncio.Future[Any]] = set()
 
     @property
@@ -267,7 +280,7 @@ class E2BSandbox(CommandSandbox):
     async def _end(self) -> None:
         for work in list(self._running):
             work.cancel()
-        await self._host.forget(self._id)
+        await self._host.forget(self._id, Cost(wall_s=time.monotonic() - self._began))
 
 
 def _as(user: str) -> dict[str, str]:

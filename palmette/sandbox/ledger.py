@@ -6,6 +6,7 @@ left; which processes are alive is never read from it but asked of the kernel (a
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import tempfile
@@ -68,6 +69,7 @@ class Journal:
     directories: tuple[str, ...]
     entries: tuple[Entry, ...]
     heartbeat_s: float  # ago
+    engine: str = ""  # socket of the engine whose containers, labelled with the host's name, its sandboxes are
 
     @property
     def known(self) -> bool:
@@ -83,7 +85,9 @@ class Journal:
 class Ledger:
     """The journal of one host, and the cost of what it has closed, by owner. Writes are small and block."""
 
-    def __init__(self, name: str, *, server: int = 0, version: int = 0, directories: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, name: str, *, server: int = 0, version: int = 0, directories: tuple[str, ...] = (), engine: str = ""
+    ) -> None:
         self._path = state_directory() / f"{name}{_SUFFIX}"
         self._head = {
             "name": name,
@@ -94,12 +98,18 @@ class Ledger:
             "server": [server, start_time(server)],
             "version": version,
             "directories": list(directories),
+            "engine": engine,
         }
         self._open: dict[str, Entry] = {}
         self.costs: dict[str, Cost] = {}
         self._lines = 0
         self._fd = -1
         self._rewrite()
+
+    @property
+    def name(self) -> str:
+        """Of the host, unique on this machine."""
+        return str(self._head["name"])
 
     @property
     def path(self) -> Path:
@@ -122,6 +132,12 @@ class Ledger:
         """Say that the owner is at work."""
         with suppress(OSError):
             os.utime(self._fd)
+
+    def keep_beating(self) -> None:
+        """Beat now and every few seconds, on the running event loop, until `close`."""
+        if self._fd >= 0:
+            self.beat()
+            asyncio.get_running_loop().call_later(HEARTBEAT_S, self.keep_beating)
 
     def close(self) -> None:
         """Remove the journal, when all is closed. Idempotent."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from palmette.sandbox.cgroup import Cgroups, remove
+from palmette.sandbox.docker_orphans import remove_containers
 from palmette.sandbox.door import door_path
 from palmette.sandbox.ledger import Journal, journals, start_time
 
@@ -35,12 +36,13 @@ class Reaped:
     hosts: int = 0
     processes: int = 0
     directories: int = 0
+    containers: int = 0
     stuck: tuple[str, ...] = ()  # what could not be ended, in words
 
 
 def reap() -> Reaped:
     """End all that dead owners left. Blocks, seconds at most when there is much; safe to run any number of times."""
-    hosts = processes = directories = 0
+    hosts = processes = directories = containers = 0
     stuck: list[str] = []
     for journal in journals():
         if journal.alive:
@@ -50,13 +52,19 @@ def reap() -> Reaped:
             killed = _end_processes(journal) if journal.known else 0
             removed = sum(_remove(entry.directory) for entry in journal.entries)
             left = _left(journal) if journal.known else []
+            try:
+                containers += remove_containers(journal.engine, journal.name) if journal.engine else 0
+            except OSError as error:
+                stuck.append(f"{journal.name}: its containers may be there still: {journal.engine}: {error}")
+                continue
             hosts, processes, directories = hosts + 1, processes + killed, directories + removed
             if left:
                 stuck.append(f"{journal.name}: processes {', '.join(map(str, left[:5]))} do not end")
             else:
                 door_path(journal.path).unlink(missing_ok=True)
                 journal.path.unlink(missing_ok=True)
-    return Reaped(hosts=hosts, processes=processes, directories=directories, stuck=tuple(stuck))
+    counts = {"processes": processes, "directories": directories, "containers": containers}
+    return Reaped(hosts=hosts, **counts, stuck=tuple(stuck))
 
 
 def _end_processes(journal: Journal) -> int:

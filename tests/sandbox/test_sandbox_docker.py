@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import re
 import shutil
 import struct
@@ -25,6 +26,8 @@ from palmette.sandbox.bubblewrap import BubblewrapHost, BubblewrapSandbox
 from palmette.sandbox.conformance import CHECKS, Check, lacks
 from palmette.sandbox.docker import DockerHost
 from palmette.sandbox.docker_engine import find_socket
+from palmette.sandbox.ledger import journals
+from palmette.sandbox.reap import reap
 from palmette.sandbox.shell_files import rebuilt
 
 IMAGE = "debian:bookworm-slim"
@@ -104,10 +107,15 @@ class SmallEngine:
             case "DELETE", "containers", name if name in self.boxes:
                 await self.boxes.pop(name).close()
                 return 204, None
+            case "GET", "containers", "json":
+                (label,) = json.loads(query["filters"])["label"]
+                labels = {name: self.created[name]["Labels"].items() for name in self.boxes}
+                found = [name for name, each in labels.items() if tuple(label.split("=", 1)) in each]
+                return 200, [{"Id": name} for name in found]
             case "GET", "images", name, "json" if name in self.images:
                 return 200, {"Id": name}
             case "POST", "images", "create":
-                self.images[f"{query['repo']}:{query['tag']}"] = body
+                self.images[query["repo"]] = body
                 return 200, {"status": "imported"}
         return 404, {"message": f"No such container: {url.path}"}
 
@@ -241,11 +249,38 @@ async def test_what_a_container_may_do(engine: SmallEngine):
 async def test_an_image_is_imported_once(engine: SmallEngine, small_root: Path):
     host = DockerHost(engine.path)
     first, second = [await host.start(Spec(root=str(small_root))) for _ in range(2)]
-    name = f"palmette:{small_root.parent.name}"
+    name = f"palmette-{small_root.parent.name}"
     assert {engine.created[each.id]["Image"] for each in (first, second)} == {name}
     with tarfile.open(fileobj=io.BytesIO(engine.images[name])) as tar:
         assert "./etc/base" in tar.getnames()
     await host.close()
+
+
+async def test_containers_of_a_dead_owner_are_removed(
+    engine: SmallEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    dead, other = DockerHost(engine.path), DockerHost(engine.path)
+    left, kept = await dead.start(Spec(owner="left")), await other.start(Spec(owner="kept"))
+    assert {(e.id, e.owner) for journal in journals() for e in journal.entries} == {
+        (left.id, "left"),
+        (kept.id, "kept"),
+    }
+    (path,) = [journal.path for journal in journals() if journal.entries[0].id == left.id]
+    head, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(head), "started": "1"}), *rest, ""]))
+    os.rename(engine.path, f"{engine.path}.away")
+    reaped = await asyncio.to_thread(reap)  # the engine is away: its journal must stay
+    assert (reaped.containers, len(reaped.stuck), path.exists()) == (0, 1, True)
+    os.rename(f"{engine.path}.away", engine.path)
+    reaped = await asyncio.to_thread(reap)
+    assert (reaped.hosts, reaped.containers, reaped.stuck, path.exists()) == (1, 1, (), False)
+    assert list(engine.boxes) == [kept.id]
+    await kept.close()
+    assert [e for journal in journals() for e in journal.entries] == []
+    await dead.close()
+    await other.close()
+    assert list(journals()) == []
 
 
 async def test_failures_are_one_line(engine: SmallEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
