@@ -3,9 +3,10 @@
     python benchmarks/sandboxes_peers.py [--rounds N] [--json PATH] [--podman COMMAND] [--image NAME]
 
 A start counts from asking to the end of `true` in the sandbox, and its removal; ours is a start, a command and a close,
-too. The rounds go through all tools in turn, so that whatever else the machine does meets all alike. A tool that is
-not here, or does not work here, is named with the reason. runc and crun see the machine's /usr, read only;
-podman from the image NAME, by default its first one. No seccomp filter is installed by any of them: see docs.
+too. The rounds go through all tools, each time in another order and with a pause before each, so that whatever else the
+machine does meets all alike. A tool that is not here, or does not work here, is named with the reason. runc and crun
+see the machine's /usr, read only; podman starts from the image NAME, by default its first one. None of them installs a
+seccomp filter, which is no matter of speed: many of them at once have stopped a kernel (docs/sandboxes.md).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import resource
 import shutil
 import subprocess
@@ -27,6 +29,7 @@ from palmette.sandbox.hosts import open_host
 
 Row = dict[str, str | float]
 Start = Callable[[], None]
+_PAUSE_S = 0.1  # what the last one left to the kernel, a network namespace above all, is not to slow the next
 _SPACES = ("pid", "mount", "network", "ipc", "uts")
 
 
@@ -46,7 +49,7 @@ def main() -> None:
         host = open_host("namespace")
         try:
             starts = _working(runner, host, Path(scratch), arguments.podman.split(), arguments.image)
-            rows = measure(starts, arguments.rounds)
+            rows = measure(starts, arguments.rounds, lambda: runner.run(asyncio.sleep(_PAUSE_S)))
         finally:
             runner.run(host.close())
     for row in rows:
@@ -55,11 +58,15 @@ def main() -> None:
         Path(arguments.json).write_text(json.dumps(rows, indent=1))
 
 
-def measure(starts: dict[str, Start], rounds: int) -> list[Row]:
-    """Return p50 and p99 of each start, taken in turn."""
+def measure(starts: dict[str, Start], rounds: int, pause: Start) -> list[Row]:
+    """Return p50 and p99 of each start, taken in turn, in another order each round."""
     times: dict[str, list[float]] = {name: [] for name in starts}
+    order, dice = list(starts), random.Random(0)
     for _ in range(rounds):
-        for name, start in starts.items():
+        dice.shuffle(order)
+        for name in order:
+            pause()
+            start = starts[name]
             began = time.perf_counter()
             start()
             times[name].append((time.perf_counter() - began) * 1e3)
