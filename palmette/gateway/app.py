@@ -13,10 +13,11 @@ import asyncio
 import contextlib
 import math
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -35,9 +36,12 @@ from palmette.gateway.dialect import Dialect
 from palmette.gateway.dialect import Request as Asked
 from palmette.gateway.growing import Growing
 from palmette.gateway.incoming import key_of, name_of, read_body, while_connected
+from palmette.gateway.journal import Journal, Sync
 from palmette.gateway.listen import Connection, Server, bind
 from palmette.gateway.metrics import MEDIA_TYPE, Counted, Metrics
 from palmette.gateway.places import Full, Places
+from palmette.gateway.records import Closed, Opened, write
+from palmette.gateway.recover import recover
 from palmette.gateway.refusal import Refusal
 from palmette.gateway.session import Failure, Session
 from palmette.gateway.shared import Shared
@@ -69,6 +73,9 @@ class Gateway:
     and gets the sampling it asks for. An empty `public_key` lets anybody in; any other must come as bearer token.
     More than `max_under_way` requests at once, or a quarter of them of one session, are answered 429; at most
     `max_at_engine` of them are with the engine, sessions taking turns. Bodies over `max_body_bytes` are answered 413.
+
+    With a directory for a `journal` an answer leaves after its turn is written there (`palmette.gateway.journal.Sync`),
+    and the sessions that a gateway before this one left open there are open again (`sessions`).
     """
 
     def __init__(
@@ -83,6 +90,8 @@ class Gateway:
         max_under_way: int = 2048,
         max_at_engine: int = 512,
         max_body_bytes: int = 32 << 20,
+        journal: Path | None = None,
+        sync: Sync = "fsync",
     ) -> None:
         self.engine = engine
         self.renderer = renderer
@@ -91,12 +100,16 @@ class Gateway:
         self._public_key = public_key
         self._public_sampling = public_sampling
         self._max_body_bytes = max_body_bytes
-        self._sessions: dict[str, Session] = {}
         self._growing = Growing()
         self.metrics = Metrics()
         self._places = Places(at_engine=max_at_engine, under_way=max_under_way)
         self._tokenising = ThreadPoolExecutor(1, "tokenising")
-        self._shared = Shared(tokenising=self._tokenising, places=self._places, metrics=self.metrics)
+        before = Shared(tokenising=self._tokenising, places=self._places, metrics=Metrics())
+        self._sessions = recover(journal, before) if journal is not None else {}
+        self._journal = Journal(journal, sync) if journal is not None else None
+        self._shared = replace(before, metrics=self.metrics, journal=self._journal)
+        for session in self._sessions.values():
+            session.join(self._shared)
         self._watching: asyncio.Task[None] | None = None
         self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -137,6 +150,8 @@ class Gateway:
             self._server = self._serving = None
         if self._watching is not None:
             self._watching.cancel()
+        if self._journal is not None:
+            self._journal.close()
         self._tokenising.shutdown(wait=False, cancel_futures=True)
 
     def open_session(self, sampling: Sampling, *, max_completion_tokens: int | None = None) -> Session:
@@ -144,12 +159,14 @@ class Gateway:
         `max_completion_tokens` and what the agent asks for, if that is less."""
         session = Session(sampling, max_completion_tokens=max_completion_tokens, shared=self._shared)
         self._sessions[session.key] = session
+        self._write_down(Opened(session.key, sampling, max_completion_tokens))
         return session
 
     def fork_session(self, key: str, sampling: Sampling) -> Session:
         """Return a new session that goes on from where an open one is (`Session.forked`). Raises `KeyError`."""
         session = self._sessions[key].forked(sampling)
         self._sessions[session.key] = session
+        self._write_down(Opened(session.key, sampling, forked_from=key))
         return session
 
     def close_session(self, key: str) -> Session:
@@ -157,7 +174,17 @@ class Gateway:
         session = self._sessions.pop(key)
         self._growing.forget(key)
         session.close()
+        self._write_down(Closed(key))
         return session
+
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """The open sessions by their keys."""
+        return self._sessions
+
+    def _write_down(self, record: Opened | Closed) -> None:
+        if self._journal is not None:
+            self._journal.append(write(record))  # before any turn of the session, as frames keep their order
 
     # ------------------------------------------------------------ routes
 
@@ -173,8 +200,8 @@ class Gateway:
                 routes += [Route(base + "/api/hello", _hello, methods=["GET"]), Route(base, _hello, methods=["GET"])]
             for path, dialect in DIALECTS.items():
                 routes.append(Route(base + path, partial(self._answer, dialect=dialect), methods=["POST"]))
-            for path, (dialect, write) in COUNTS.items():
-                routes.append(Route(base + path, partial(self._count, dialect=dialect, write=write), methods=["POST"]))
+            for path, (dialect, told) in COUNTS.items():
+                routes.append(Route(base + path, partial(self._count, dialect=dialect, write=told), methods=["POST"]))
             for version in ("/v1beta", "/v1"):
                 routes.append(Route(base + version + "/models", self._models, methods=["GET"]))
                 routes.append(Route(base + version + "/models/{name:path}", self._model, methods=["GET"]))
@@ -307,7 +334,7 @@ class Gateway:
         if self._public_key is not None and (
             not self._public_key or secrets.compare_digest(key.encode(), self._public_key.encode())
         ):
-            return Session(self._public_sampling, honour_sampling=True, shared=self._shared)
+            return Session(self._public_sampling, honour_sampling=True, shared=self._shared, throwaway=True)
         raise Refusal(401, "Incorrect API key provided.", code="invalid_api_key", kind="authentication_error")
 
 

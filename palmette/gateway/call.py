@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from palmette.chat.message import Message
+from palmette.chat.message import Message, Tool
 from palmette.engine.api import Completion
 from palmette.trajectory.tree import Tree
 
@@ -23,11 +23,13 @@ class Turn:
 
     id: str
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...]
     prompt_tokens: int
     completion: Completion
     answer: Message
     tree: Tree = field(repr=False)
     leaf: int
+    number: int  # of turns in its session before it
     scores: tuple[float, ...] | None = None
     stop: str | None = None
 

@@ -72,6 +72,11 @@ def engine_failed(reason: str) -> Refusal:
     return Refusal(503, f"The engine failed to answer: {reason}", kind="server_error", code="engine_error")
 
 
+def not_kept(reason: str) -> Refusal:
+    """Return the 503 for an answer that could not be written down, and so is not given."""
+    return Refusal(503, f"The answer could not be kept: {reason}", kind="server_error", code="journal_error")
+
+
 def broken() -> Refusal:
     """Return the 500 for a fault of our own."""
     return Refusal(500, "The gateway failed; its log says why.", kind="server_error")

@@ -29,6 +29,7 @@ from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
 from palmette.gateway.fields import read_json
 from palmette.gateway.identity import Known, Walk, call_ids
+from palmette.gateway.records import Recorded, recorded, write
 from palmette.gateway.shared import Shared
 from palmette.gateway.stops import sample_until
 from palmette.gateway.transcript import Transcript
@@ -75,8 +76,11 @@ class Session:
         max_completion_tokens: int | None = None,
         honour_sampling: bool = False,
         shared: Shared | None = None,
+        key: str | None = None,
+        throwaway: bool = False,
     ) -> None:
-        self.key = secrets.token_urlsafe(24)
+        self.key = key or secrets.token_urlsafe(24)
+        self.recorded: list[Turn] = []
         self.tree = Tree()
         self.turns = 0
         self.failure: Failure | None = None
@@ -87,6 +91,7 @@ class Session:
         self._cap = max_completion_tokens
         self._honour = honour_sampling
         self._shared = shared
+        self._journal = None if throwaway or shared is None else shared.journal
         self._known = Known()
         self._asked = self._issued = 0  # requests, and ids of tool calls
         self._under_way: set[asyncio.Task[Turn]] = set()
@@ -160,19 +165,25 @@ class Session:
         prompt, _ = await self._prompt(ask, self._known.walk(ask.messages, ask.tools), renderer)
         return len(prompt)
 
+    def join(self, shared: Shared) -> None:
+        """Go on in another gateway."""
+        self._shared, self._journal = shared, shared.journal
+
     def close(self) -> None:
         """Stop what is under way; the tree is final from here on. Idempotent."""
         self.closed = True
         for task in self._under_way:
             task.cancel()
 
-    def forked(self, sampling: Sampling) -> Session:
+    def forked(self, sampling: Sampling, *, key: str | None = None) -> Session:
         """Return a session with its own key that goes on from here: it has a copy of the tree, of what was said and of
         what is known, so the same messages extend the same sampled ids. What is under way stays with the original."""
-        fork = Session(sampling, max_completion_tokens=self._cap, honour_sampling=self._honour, shared=self._shared)
+        fork = Session(
+            sampling, max_completion_tokens=self._cap, honour_sampling=self._honour, shared=self._shared, key=key
+        )
         nodes = ((at, self.tree.node(at)) for at in self.tree.nodes())
         fork.tree = Tree.restore((at, replace(node, arrays=dict(node.arrays))) for at, node in nodes)
-        fork.turns, fork.failure = self.turns, self.failure
+        fork.turns, fork.failure, fork.recorded = self.turns, self.failure, list(self.recorded)
         fork._transcript, fork._known = self._transcript.copy(), self._known.copy()
         fork._asked, fork._issued = self._asked, self._issued
         return fork
@@ -211,8 +222,11 @@ class Session:
             raise
         if self.closed:
             raise refusal.unknown_session()
-        said = _readable(completion.token_ids, renderer, cut.text if cut else None)
-        turn = self._record(call, ask, walk, after, completion, said)
+        answer, prompt = _readable(completion.token_ids, renderer, cut.text if cut else None), call.prompt
+        turn = self._record(call, ask, walk, after, completion, answer)
+        if self._journal is not None:
+            onto = walk.answered[1] if after != ROOT else None
+            await self._write_down(recorded(self.key, turn, onto, prompt, answer, index, ask))
         return replace(turn, scores=scores, stop=cut.string if cut else None)
 
     async def _prompt(self, ask: Ask, walk: Walk, renderer: Renderer) -> tuple[array[int], int]:
@@ -265,12 +279,15 @@ class Session:
         turn = Turn(
             id=call.id,
             messages=ask.messages,
+            tools=ask.tools,
             prompt_tokens=len(call.prompt),
             completion=completion,
             answer=answer,
             tree=self.tree,
             leaf=leaf,
+            number=self.turns,
         )
+        self.recorded.append(turn)
         self._tell_metrics(turn)
         call.prompt = ()
         raw = ask.prompt_ids is not None  # then there are no messages that a later request could go on from
@@ -287,6 +304,32 @@ class Session:
         self.turns += 1
         self.failure = None
         return turn
+
+    def replay(
+        self,
+        ask: Ask,
+        prompt: Sequence[int],
+        after: int,
+        completion: Completion,
+        answer: Message,
+        *,
+        call_id: str,
+        index: int,
+    ) -> Turn:
+        """Record a turn as a journal tells it; turns come in the order in which they were recorded."""
+        call = Call()
+        call.id, call.prompt = call_id, prompt
+        self._asked = max(self._asked, index + 1)
+        return self._record(call, ask, self._known.walk(ask.messages, ask.tools), after, completion, answer)
+
+    async def _write_down(self, record: Recorded) -> None:
+        """Return when the turn is in the journal. Raises `Refusal` (503)."""
+        assert self._journal is not None
+        try:
+            await self._journal.append(write(record))
+        except OSError as error:
+            self.failure = Failure.ENGINE_ERROR
+            raise refusal.not_kept(error.strerror or str(error)) from error
 
     def _tell_metrics(self, turn: Turn) -> None:
         if self._shared is None:
