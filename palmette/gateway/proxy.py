@@ -63,11 +63,13 @@ class Recording:
         turn = Turn(
             id="",
             messages=ask.messages,
+            tools=ask.tools,
             prompt_tokens=0,
             completion=_NO_TOKENS,
             answer=heard.message,
             tree=_NO_TREE,
             leaf=ROOT,
+            number=self.turns,
         )
         counts = {"prompt_tokens": heard.prompt_tokens, "completion_tokens": heard.completion_tokens}
         end = self._known.learn(walk, turn)
