@@ -70,7 +70,7 @@ Record = Opened | Closed | Recorded
 def recorded(
     key: str, turn: Turn, onto: Turn | None, prompt: Sequence[int], answer: Message, index: int, ask: Ask
 ) -> Recorded:
-    """Return the record of a turn that goes on from `onto`; `answer` is what was parsed, `prompt` what the engine saw."""
+    """Return the record of a turn that goes on from `onto`; `answer` is as it was parsed."""
     known = onto.prompt_tokens + len(onto.completion.token_ids) if onto else 0
     completion, routes = turn.completion, turn.completion.routes_TLK
     return Recorded(
