@@ -266,6 +266,14 @@ def test_eval_attempts_every_task(capsys, trained, shelf, monkeypatch):
     assert sum(score["overall"]["outcomes"].values()) == 8
     assert main(["eval", "tiny", "--tasks", "swe", "--count", "2", "--tier", "1", "--max-tokens", "4"]) == 0
     assert "swe" in capsys.readouterr().out
+    rated = trained / "rated"
+    assert main(["tasks", "build", "terminal", "--count", "2", "--tier", "1", "--out", str(rated)]) == 0
+    assert main(["tasks", "rate", str(rated), "tiny", "--samples", "2", "--max-tokens", "4"]) == 0
+    assert "rated 2 of 2 tasks: 2 never solved" in capsys.readouterr().out
+    assert main(["tasks", "show", str(rated), "--json"]) == 0
+    for task in json.loads(capsys.readouterr().out):
+        assert task["complexity"]["pass_rate"] == 0.0
+        assert task["complexity"]["rated_by"] == "tiny, loop, 2 samples at temperature 1"
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def evaluate_model(model: str, plan: Plan, *, runs: Path, as_json: bool) -> None
     scratch = Path(tempfile.mkdtemp(prefix="palmette-eval-"))
     try:
         tasks = [task for named in plan.tasks for task in _tasks(named, plan, scratch)]
-        result = run_interruptibly(_measure(model_dir, tasks, scaffold, plan))
+        result = run_interruptibly(measure(model_dir, tasks, scaffold, plan))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if as_json:
@@ -87,7 +87,8 @@ def _tasks(named: str, plan: Plan, scratch: Path) -> list[Task]:
         )
 
 
-async def _measure(model_dir: Path, tasks: list[Task], scaffold: Scaffold, plan: Plan) -> Evaluation:
+async def measure(model_dir: Path, tasks: list[Task], scaffold: Scaffold, plan: Plan) -> Evaluation:
+    """Attempt tasks with a model as `plan` says; everything that was opened for it is closed."""
     renderer = Renderer.from_dir(model_dir)
     async with AsyncExitStack() as stack:
         host = open_host(plan.sandbox)

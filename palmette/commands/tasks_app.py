@@ -73,6 +73,40 @@ def tasks_rephrase(
     raise typer.Exit(tasks.rephrase_all(directory, intent, out, url=url, model=model))
 
 
+@tasks_app.command("rate")
+def tasks_rate(
+    directory: Annotated[Path, typer.Argument(help="A directory of tasks.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="palmette:base, a model directory, RUN or RUN:STAGE.")],
+    samples: Annotated[int, typer.Option(min=1, help="Attempts a task.")] = 8,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of one turn.")] = 256,
+    concurrency: Annotated[int, typer.Option(min=1, help="Attempts at the same time.")] = 32,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    scaffold: Annotated[str, typer.Option(help="Program that drives the model.")] = "loop",
+    sandbox: Annotated[str, typer.Option(help="Host of the sandboxes.")] = "namespace",
+    engine: Annotated[str, typer.Option(metavar="URL", help="Where the model runs, if not here.")] = "",
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")] = Path("runs"),
+) -> None:
+    """Measure how often a model solves each task, and note it in the task."""
+    from palmette.commands import rate
+    from palmette.commands.evaluate import Plan
+
+    plan = Plan(
+        tasks=(),
+        count=0,
+        tiers=(),
+        samples=samples,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        concurrency=concurrency,
+        seed=seed,
+        scaffold=scaffold,
+        sandbox=sandbox,
+        engine=engine,
+    )
+    rate.rate(directory, model, plan, runs=runs)
+
+
 @tasks_app.command("show")
 def tasks_show(
     directory: Annotated[Path, typer.Argument(help="One task directory, or a directory of tasks.")], json: Json = False
