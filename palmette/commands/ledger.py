@@ -70,7 +70,8 @@ def collect(*, as_json: bool) -> int:
     else:
         freed = sum(image.own_bytes for image in removed) / 2**20
         print(
-            f"{found.hosts} dead hosts: ended {found.processes} processes, removed {found.directories} directories; "
+            f"{found.hosts} dead hosts: ended {found.processes} processes, removed {found.directories} directories and "
+            f"{found.containers} containers; "
             f"removed {len(removed)} images ({freed:.0f} MiB)"
         )
         for text in found.stuck:

@@ -14,14 +14,16 @@ DIRECTORIES = ("/tmp", "/var/tmp", "/tests", "/logs", "/logs/verifier", "/soluti
 
 
 _CERTIFICATES = "/etc/ssl/certs"
+_MOST = 2**31 - 1  # of any limit: what a packet to the fork server holds
 
 
 def check_spec(spec: Spec) -> None:
     """Raise `ValueError` for a spec that makes no sense on any host."""
     limits = spec.limits
     for name in ("memory_mb", "pids", "disk_mb", "inodes", "network_mb", "output_bytes"):
-        if getattr(limits, name) <= 0:
-            raise ValueError(f"Limits.{name} must be positive, not {getattr(limits, name)}")
+        if not 0 < getattr(limits, name) <= _MOST:
+            asked = "positive" if getattr(limits, name) <= 0 else f"at most {_MOST}"
+            raise ValueError(f"Limits.{name} must be {asked}, not {getattr(limits, name)}")
     if limits.cpus is not None and not 0.01 <= limits.cpus <= 10_000:
         raise ValueError(f"Limits.cpus must be 0.01 or more, not {limits.cpus}")
     if spec.ttl_s <= 0:
@@ -30,9 +32,16 @@ def check_spec(spec: Spec) -> None:
         raise ValueError(f"Spec.network is a tuple of entries: ({spec.network!r},)")
     for each in spec.network:
         parse(each)
-    for path in (spec.workdir, *spec.readonly, *filter(None, (spec.root,))):
+    if spec.gateway and not 0 < spec.gateway[1] < 65536:
+        raise ValueError(f"Spec.gateway: a port is between 1 and 65535, not {spec.gateway[1]}")
+    for name, value in spec.env.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise ValueError(f"Spec.env: {name!r} and its value cannot be a variable")
+    roots = filter(None, (spec.root,))
+    paths = [("workdir", spec.workdir), *(("readonly", path) for path in spec.readonly), *(("root", r) for r in roots)]
+    for name, path in paths:
         if not path.startswith("/") or os.path.normpath(path) != path or path == "/" or "\0" in path:
-            raise ValueError(f"{path!r} must be an absolute, normalised path below /")
+            raise ValueError(f"Spec.{name}: {path!r} must be an absolute, normalised path below /")
 
 
 def shown(spec: Spec) -> tuple[str, ...]:

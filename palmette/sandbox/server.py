@@ -105,7 +105,7 @@ class Server:
 
     def request(self, name: str, spec: Spec, uid: int, layer: int = 0, lowers: Sequence[str] = ()) -> bytes:
         """Return the packet that asks for a sandbox (native/wire.h). Raises `StartFailed`."""
-        links, system = self._system if not spec.root else ([], [_bind_key(spec.root, "Spec.root") + "\n/"])
+        links, system = self._system if not spec.root else ([], [_image_key(spec.root)])
         binds = [_bind_key(path) for path in shown(spec)]
         directories = list(dict.fromkeys((spec.workdir, *DIRECTORIES)))
         limits = spec.limits
@@ -123,7 +123,7 @@ class Server:
         self, spec: Spec, *, layer: int, kept: int = 0, flat: bool = False, lowers: Sequence[str] = ()
     ) -> bytes:
         """Return the packet that asks for a new writable layer in a living sandbox (native/wire.h)."""
-        image = [_bind_key(spec.root, "Spec.root") + "\n/"] if spec.root else []
+        image = [_image_key(spec.root)] if spec.root else []
         points = _outermost(tuple(shown(spec)) if image else (*self._system_paths, *shown(spec)))
         counts = len(lowers), len(image), len(points)
         limits = spec.limits
@@ -245,6 +245,12 @@ def _system() -> tuple[list[str], list[str]]:
         elif os.path.isdir(path):
             binds.append(_bind_key(path))
     return links, binds + [_bind_key(path) for name in _ETC if os.path.exists(path := f"/etc/{name}")]
+
+
+def _image_key(root: str) -> str:
+    if os.path.exists(root) and not os.path.isdir(root):
+        raise StartFailed(f"Spec.root: {root}: Not a directory")
+    return _bind_key(root, "Spec.root") + "\n/"
 
 
 def _bind_key(path: str, named: str = "Spec.readonly") -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from palmette.errors import UserError
 from palmette.sandbox import cgroup, ledger, seccomp
-from palmette.sandbox.api import Limits, PathRefused, Spec
+from palmette.sandbox.api import Limits, PathRefused, Spec, StartFailed
 from palmette.sandbox.capture import Capture
 from palmette.sandbox.descriptors import readable
 from palmette.sandbox.files import Files
@@ -136,3 +136,39 @@ async def test_no_cancellation_is_lost_when_what_was_waited_for_comes_at_once():
         assert done, "it goes on"
         going.append(True)
         os.close(there), os.close(come)
+
+
+_BAD = (
+    (Spec(limits=Limits(memory_mb=0)), "Limits.memory_mb must be positive, not 0"),
+    (Spec(limits=Limits(disk_mb=-1)), "Limits.disk_mb must be positive, not -1"),
+    (Spec(limits=Limits(inodes=1 << 40)), "Limits.inodes must be at most 2147483647, not 1099511627776"),
+    (Spec(ttl_s=0), "Spec.ttl_s must be positive, not 0"),
+    (Spec(workdir="../x"), "Spec.workdir: '../x' must be an absolute, normalised path below /"),
+    (Spec(workdir="/a/../../b"), "Spec.workdir: '/a/../../b' must be an absolute, normalised path below /"),
+    (Spec(readonly=("usr",)), "Spec.readonly: 'usr' must be an absolute, normalised path below /"),
+    (Spec(root="/"), "Spec.root: '/' must be an absolute, normalised path below /"),
+    (Spec(gateway=("127.0.0.1", 0)), "Spec.gateway: a port is between 1 and 65535, not 0"),
+    (Spec(env={"A=": "b"}), "Spec.env: 'A=' and its value cannot be a variable"),
+    (Spec(env={"A": "b\0"}), "Spec.env: 'A' and its value cannot be a variable"),
+)
+
+
+@pytest.mark.parametrize(("spec", "said"), _BAD, ids=[said.split(" ")[0] for _, said in _BAD])
+@pytest.mark.parametrize("name", ["namespace", "bubblewrap", "docker", "e2b", "fake"])
+async def test_what_makes_no_sense_is_one_line_on_every_host(name: str, spec: Spec, said: str):
+    with pytest.raises(ValueError) as error:
+        await open_host(name).start(spec)
+    assert str(error.value) == said
+
+
+async def test_what_is_not_there_is_named():
+    host = open_host("namespace")
+    for spec, said in (
+        (Spec(root="/nowhere/x"), "Spec.root: /nowhere/x: No such file or directory"),
+        (Spec(root="/etc/passwd"), "Spec.root: /etc/passwd: Not a directory"),
+        (Spec(readonly=("/nowhere",)), "Spec.readonly: /nowhere: No such file or directory"),
+    ):
+        with pytest.raises(StartFailed) as error:
+            await host.start(spec)
+        assert str(error.value) == said
+    await host.close()
