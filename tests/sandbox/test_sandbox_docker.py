@@ -99,11 +99,12 @@ class SmallEngine:
                     "config": json.loads(body),
                     "Running": False,
                     "ExitCode": None,
+                    "Pid": 0,
                 }
                 return 201, {"Id": number}
             case "GET", "exec", number, "json":
                 state = self._execs[number]
-                return 200, {"ID": number, "Running": state["Running"], "ExitCode": state["ExitCode"]}
+                return 200, {"ID": number} | {name: state[name] for name in ("Running", "ExitCode", "Pid")}
             case "DELETE", "containers", name if name in self.boxes:
                 await self.boxes.pop(name).close()
                 return 204, None
@@ -156,6 +157,7 @@ class SmallEngine:
             asyncio.ensure_future(_frames(process.stdout, 1, writer)),
             asyncio.ensure_future(_frames(process.stderr, 2, writer)),
         ]
+        state["Pid"] = process.pid  # of the start, also after the end
         feeding = asyncio.ensure_future(_pump(reader, process.stdin))
         try:
             while process.returncode is None:  # `wait` would also wait for whoever holds its output
