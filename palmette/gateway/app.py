@@ -39,6 +39,7 @@ from palmette.gateway.incoming import key_of, name_of, read_body, while_connecte
 from palmette.gateway.journal import Journal, Sync
 from palmette.gateway.listen import Connection, Server, bind
 from palmette.gateway.metrics import MEDIA_TYPE, Counted, Metrics
+from palmette.gateway.openapi import describe
 from palmette.gateway.places import Full, Places
 from palmette.gateway.records import Closed, Opened, write
 from palmette.gateway.recover import recover
@@ -191,6 +192,7 @@ class Gateway:
     def _app(self) -> Starlette:
         routes = [
             Route("/health", self._health, methods=["GET"]),
+            Route("/openapi.json", _openapi, methods=["GET"]),
             Route("/metrics", self._metrics, methods=["GET"]),
             Route("/api/hello", _hello, methods=["GET"]),  # Claude Code knocks here first, with HEAD
             Route("/", _hello, methods=["GET"]),
@@ -384,6 +386,14 @@ def _google_model(name: str, engine: Engine) -> dict[str, Any]:
     limits = {"inputTokenLimit": engine.context_tokens, "outputTokenLimit": engine.context_tokens}
     verbs = ["generateContent", "streamGenerateContent", "countTokens"]
     return {"name": f"models/{name}", "displayName": name, **limits, "supportedGenerationMethods": verbs}
+
+
+async def _openapi(request: Request) -> Response:
+    google = {
+        f"/v1beta/models/{{name}}:{verb}": gemini.DIALECT for verb in ("generateContent", "streamGenerateContent")
+    }
+    counts = {path: dialect for path, (dialect, _) in COUNTS.items()}
+    return _json(describe(DIALECTS | google, counts, ("/health", "/v1/models", "/v1beta/models")))
 
 
 async def _hello(request: Request) -> Response:
