@@ -12,10 +12,12 @@ soon as it is answered; engine, relay and load are processes of their own on thi
 - ``litellm``: the LiteLLM proxy, one worker. It forwards text, translates parameters, counts tokens and cost.
 - ``palmette``: this gateway. It finds the conversation, renders and tokenises what is new, sends token ids to the
   engine, parses what was sampled, and records ids, log-probs and weight version in the session's tree.
+- ``palmette_write``, ``palmette_fsync``: the same with its journal, written or synced before each answer.
 
 ``added`` is the time from a request's first byte to its answer's last, less the median of ``direct`` at a light load.
 In a closed loop it is the length of the queue that the agents make themselves, so rows with ``offered`` ask at a steady
-rate below what the closed loop reached. ``lost``: calls answered other than 200, or never. The peers are not installed
+rate below what the closed loop reached. ``cpu_ms`` is the gateway's processor time a request, over all requests, those
+that brought a whole history among them. ``lost``: calls answered other than 200, or never. The peers are not installed
 with palmette: ``--peers PYTHON`` names one that has them (``pip install 'litellm[proxy]' fastapi httpx mcp``).
 """
 
@@ -84,8 +86,10 @@ def relay(
 ) -> Iterator[tuple[subprocess.Popen[str] | None, int, list[str]]]:
     """Start a relay before the engine at `url`; yield its process, its port and a key a session."""
     with ExitStack() as stack:
-        if name == "palmette":
+        if name.startswith("palmette"):
             extra = ["--trees", str(trees)] if trees else []
+            if sync := name.partition("_")[2]:
+                extra += ["--journal", stack.enter_context(tempfile.TemporaryDirectory(dir=CACHE)), "--sync", sync]
             command = [sys.executable, str(HERE / "gateway_served.py"), "--model", str(model), "--upstream", url]
             process = stack.enter_context(started(*command, "--sessions", str(sessions), *extra))
             assert process.stdout is not None
@@ -118,13 +122,19 @@ def measure(
     """Return what one relay did under one load, and its peak memory."""
     chars = int(history * _chars_per_token(model))
     with relay(name, url, model, sessions, given.peers) as (process, port, keys):
-        load = {"port": port, "path": PATHS.get(name, "/v1/chat/completions"), "keys": keys, "history_chars": chars}
+        load = {
+            "port": port,
+            "path": PATHS.get(name.split("_")[0], "/v1/chat/completions"),
+            "keys": keys,
+            "history_chars": chars,
+        }
         load |= {"seconds": given.seconds, "warm_s": given.warm_s, "rate": rate}
         with started(sys.executable, str(HERE / "gateway_load.py")) as loading, _peak_mb(process) as peak:
             seen = json.loads(loading.communicate(json.dumps(load))[0])
         seen["peak_mb"] = round(peak[0], 1)
-        if name == "palmette" and process is not None:
+        if name.startswith("palmette") and process is not None:
             seen |= json.loads(process.communicate()[0])
+            seen["cpu_ms"] = 1000 * (seen["cpu_s"] - seen["idle_cpu_s"]) / max(1, seen["turns"])
     return seen
 
 
@@ -174,7 +184,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, nargs="+", default=[64, 512, 2000])
     parser.add_argument("--histories", type=int, nargs="+", default=[4096, 16384, 65536])
-    parser.add_argument("--relays", nargs="+", default=["direct", "fastapi", "fastapi_wide", "litellm", "palmette"])
+    parser.add_argument(
+        "--relays", nargs="+", default=["direct", "fastapi", "fastapi_wide", "litellm", "palmette", "palmette_fsync"]
+    )
     parser.add_argument("--peers", default=str(CACHE / "relays" / "bin" / "python"))
     parser.add_argument("--paced", type=float, nargs="*", default=[0.8, 0.6, 0.4], help="shares of the closed loop")
     parser.add_argument("--rounds", type=int, default=3)
@@ -209,12 +221,13 @@ def _row(
         "lost": sum(run["lost"] for run in runs),
         "peak_mb": max(run["peak_mb"] for run in runs),
         "warm_s": round(middle["warm_s"], 1),
+        "cpu_ms": round(statistics.median(run["cpu_ms"] for run in runs), 2) if "cpu_ms" in runs[0] else None,
         "loop_lag_ms": max((run["peak_lag_ms"] for run in runs if "peak_lag_ms" in run), default=None),
     }
 
 
 def _show(row: dict[str, Any], told: list[bool] = []) -> None:  # noqa: B006
-    columns = (*COLUMNS, "warm_s", "loop_lag_ms")
+    columns = (*COLUMNS, "warm_s", "cpu_ms", "loop_lag_ms")
     if not told:
         print("  ".join(f"{name:>13}" for name in columns))
         told.append(True)

@@ -13,6 +13,8 @@ from palmette.commands.interrupt import run_interruptibly
 from palmette.commands.locate import find_model
 from palmette.gateway.app import Gateway
 
+DRAIN_S = 5.0  # that Ctrl-C waits for answers under way; a second one does not
+
 
 def serve(model: str, *, host: str, port: int, key: str, runs: Path, engine: str = "") -> None:
     """Serve a model until Ctrl-C. Raises `UserError` for a model that is not there and a port that is taken.
@@ -34,6 +36,7 @@ async def _serve(model_dir: Path, *, host: str, port: int, key: str, address: st
         gateway = Gateway(engine, renderer, host=host, port=port, public_key=key)
         await gateway.start()
         stack.push_async_callback(gateway.close)
+        stack.push_async_callback(gateway.drain, DRAIN_S)
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{gateway.port}/v1"
         bearer = f" -H 'Authorization: Bearer {key}'" if key else ""
         print(f"{model_dir} answers the OpenAI protocol; stop it with Ctrl-C")
@@ -41,6 +44,6 @@ async def _serve(model_dir: Path, *, host: str, port: int, key: str, address: st
         print(
             f"  curl {url}/chat/completions -H 'Content-Type: application/json'{bearer} "
             """-d '{"model": "palmette", "messages": [{"role": "user", "content": "Hello"}]}'""",
-            flush=True,
         )
+        print(f"  metrics for Prometheus: {url.removesuffix('/v1')}/metrics", flush=True)
         await asyncio.Event().wait()
