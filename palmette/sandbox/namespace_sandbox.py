@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from palmette.sandbox.agent import Agent
 from palmette.sandbox.api import Bounds, Busy, Result, SandboxError, SandboxLost, Spec, StartFailed, Status
-from palmette.sandbox.as_user import as_user
 from palmette.sandbox.descriptors import readable
 from palmette.sandbox.files import Files
 from palmette.sandbox.layers import Stack
@@ -26,6 +25,7 @@ from palmette.sandbox.ports import Reachable, Ways
 from palmette.sandbox.reach import Reach
 from palmette.sandbox.server import START_TIMEOUT_S, Server, explained
 from palmette.sandbox.stream import Ends, RunningProcess
+from palmette.sandbox.transfers import Transfers
 from palmette.sandbox.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ GATEWAY_URL = "http://127.77.0.1:8000"
 _OVERDUE_S = 30.0  # so long after its time-out a command cannot be running, unless pid 1 does not do its work
 
 
-class NamespaceSandbox(Reachable):
+class NamespaceSandbox(Transfers, Reachable):
     """One running sandbox; made by `NamespaceHost.start`."""
 
     def __init__(self, name: str, spec: Spec, host: NamespaceHost, server: Server, stack: Stack, uid: int) -> None:
@@ -131,26 +131,6 @@ class NamespaceSandbox(Reachable):
             return self._told(await self._in_time(future, timeout_s), killed)
 
         return RunningProcess(ends, asyncio.ensure_future(end()), lambda number: agent.signal(serial, number))
-
-    async def upload(self, files_tar: bytes, path: str = ".") -> None:
-        """Unpack a tar archive below `path`. Raises `PathRefused`, `SandboxLost`."""
-        async with self._transfer() as files:
-            await asyncio.to_thread(as_user, self._server.actor, files.unpack, files_tar, path)
-
-    async def download(self, path: str = ".") -> bytes:
-        """Return the directory or file as a deterministic tar. Raises `PathRefused`, `SandboxLost`."""
-        async with self._transfer() as files:
-            return await asyncio.to_thread(as_user, self._server.actor, files.pack, path)
-
-    async def read(self, path: str) -> bytes:
-        """Return a regular file's bytes. Raises `PathRefused`, `SandboxLost`."""
-        async with self._transfer() as files:
-            return as_user(self._server.actor, files.read, path)
-
-    async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
-        """Write a file, making parent directories. Raises `PathRefused`, `SandboxLost`."""
-        async with self._transfer() as files:
-            as_user(self._server.actor, files.write, path, data, mode)
 
     async def running(self) -> int:
         """Ask its first process how many commands run. Raises `SandboxLost`."""
