@@ -85,17 +85,15 @@ async def test_links_into_the_tests_of_a_verifier_are_not_followed(host: Host, t
     assert (await checked(write_task(draft, tmp_path / "x"), host)).reason == "ok"
 
 
-@pytest.mark.parametrize("target", ["/dev/zero", "/tests/test.sh", "../logs", "/", "/proc/1/environ"])
-async def test_what_was_to_be_deleted_is_not_when_a_link_out_stands_there(
-    target: str, host: Host, tmp_path: Path
-) -> None:
+async def test_what_was_to_be_deleted_is_not_when_a_link_out_stands_there(host: Host, tmp_path: Path) -> None:
     script = "cd /app; mkdir -p /logs/verifier; [ ! -e gone.txt ]; echo $((1 - $?)) > /logs/verifier/reward.txt\n"
     task = write_task(bug({"test.sh": script}), tmp_path / "x")
     sandbox = await host.start(spec_for(task, owner="test"))
     await prepare(sandbox, task)
     assert (await Grader(host).grade(task, sandbox)).reward == 1.0
-    await sandbox.exec(["ln", "-s", target, "gone.txt"])
-    assert (await Grader(host).grade(task, sandbox)).reward == 0.0
+    for target in ("/dev/zero", "/tests/test.sh", "../logs", "/", "/proc/1/environ"):
+        await sandbox.exec(["ln", "-sfn", target, "gone.txt"])
+        assert (await Grader(host).grade(task, sandbox)).reward == 0.0, target
 
 
 async def test_a_task_graded_where_the_agent_worked_falls_to_the_first_attack_that_scores(
