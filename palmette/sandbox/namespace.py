@@ -7,7 +7,6 @@ loopback, and a cgroup. It ends with its owner, its time to live or its control 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 from palmette.sandbox import cgroup, landlock
@@ -18,13 +17,13 @@ from palmette.sandbox.layers import Stack
 from palmette.sandbox.layout import check_spec
 from palmette.sandbox.ledger import HEARTBEAT_S
 from palmette.sandbox.namespace_sandbox import NamespaceSandbox
+from palmette.sandbox.pace import KILLS_PER_S, Pace
 from palmette.sandbox.profile import Profile
 from palmette.sandbox.reach import Roots
 from palmette.sandbox.reap import reap
 from palmette.sandbox.server import Machine, Server, survey
 
 _STARTING = 16  # at once; more only queue up in the kernel and time out together
-KILLS_PER_S = 500.0
 CAPACITY = 8000  # sandboxes; a fork server has some 8,000 uids
 _PROFILE_LACKS: dict[Profile, set[str]] = {
     Profile.ROOT: set(),
@@ -69,7 +68,7 @@ class NamespaceHost:
         self.roots = Roots()
         self._sandboxes: dict[str, NamespaceSandbox] = {}
         self._serial = 0
-        self._next_kill = 0.0
+        self.kills = Pace(KILLS_PER_S)
         self._door: Door | None = None
         self._closed = False
 
@@ -102,14 +101,6 @@ class NamespaceHost:
                 return
         except StartFailed as error:
             raise SandboxError(f"sandbox {name} cannot run its first command: {error}") from None
-
-    async def throttle_kill(self) -> None:
-        """Wait until one more sandbox may be killed: a mass of exits at once is what kernels take worst."""
-        now = time.monotonic()
-        wait_s = self._next_kill - now
-        self._next_kill = max(self._next_kill, now) + 1 / KILLS_PER_S
-        if wait_s > 0.02:
-            await asyncio.sleep(wait_s)
 
     @property
     def lacks(self) -> frozenset[str]:

@@ -211,7 +211,7 @@ class NamespaceSandbox(Transfers, Reachable):
 
     async def _close(self) -> None:
         if self._lost is None:
-            await self._host.throttle_kill()
+            await self._host.kills.turn()
         self._end("it was closed")
         await self._turned()
         if self._leaving:

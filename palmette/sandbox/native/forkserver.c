@@ -458,7 +458,8 @@ static void thaw(const struct child *c) {
 }
 
 static void __attribute__((noreturn)) end(void) {
-    int left = 0;
+    int left = dying != NULL;
+    stop_networks();
     for (int i = 0; i < LIVING; i++)
         for (struct child *c = living[i]; c; c = c->next, left++)
             if (kill(c->pid, SIGKILL) == 0) {

@@ -12,6 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define NETS_MAX 64 /* idle, some 200 KiB of kernel memory each */
@@ -19,6 +20,7 @@
 
 static int nets[NETS_MAX], net_count, starts, ordered, maker = -1;
 static int proc, low_ports;
+static pid_t maker_pid;
 
 /* `host_proc` is /proc; with `ports` every user may listen on the low ones. */
 void open_networks(int host_proc, int ports) { proc = host_proc, low_ports = ports; }
@@ -91,11 +93,11 @@ static void start_maker(void) {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
         return;
-    pid_t pid = fork();
-    if (pid == 0)
+    maker_pid = fork();
+    if (maker_pid == 0)
         make_for(ends[1]);
     close(ends[1]);
-    if (pid < 0)
+    if (maker_pid < 0)
         close(ends[0]);
     else
         maker = ends[0];
@@ -108,6 +110,13 @@ int stock_networks(void) {
     while (maker >= 0 && net_count + ordered < starts && send(maker, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1)
         ordered++;
     return maker;
+}
+
+/* End the helper, which is in the server's cgroups. */
+void stop_networks(void) {
+    if (maker >= 0 && kill(maker_pid, SIGKILL) == 0)
+        waitpid(maker_pid, NULL, 0);
+    maker = -1;
 }
 
 void take_network(void) {

@@ -126,6 +126,7 @@ int enter_network(void);
 void leave_network(int net);
 int stock_networks(void);
 void take_network(void);
+void stop_networks(void);
 /* layers.c */
 int open_attic(int own_mounts, int rootless);
 int stack_layers(uint32_t layer, uint32_t disk_mb, uint32_t inodes, const char *image, const char *lowers,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 
 from palmette.sandbox.api import SandboxLost, Spec, StartFailed
 from palmette.sandbox.layout import check_spec
-from palmette.sandbox.namespace import KILLS_PER_S, NamespaceHost
+from palmette.sandbox.namespace import NamespaceHost
+from palmette.sandbox.pace import KILLS_PER_S, Pace
 from palmette.sandbox.profile import Profile
 from palmette.sandbox.shards.message import Born
 from palmette.sandbox.shards.sandbox import ShardSandbox
@@ -44,7 +44,7 @@ class ShardsHost:
         self._cleaning: set[asyncio.Task[None]] = set()
         self._profile = profile
         self._machine = NamespaceHost(profile=profile)  # asked what this machine lacks, never for sandboxes
-        self._next_kill = 0.0
+        self.kills = Pace(KILLS_PER_S)
         self._closed = False
 
     @property
@@ -94,14 +94,6 @@ class ShardsHost:
     def forget(self, sandbox: ShardSandbox) -> None:
         """Take a sandbox that is gone off the books. Idempotent."""
         self._sandboxes.discard(sandbox)
-
-    async def throttle_kill(self) -> None:
-        """Wait until one more sandbox may be ended: the pace is that of the machine, not of a shard."""
-        now = time.monotonic()
-        wait_s = self._next_kill - now
-        self._next_kill = max(self._next_kill, now) + 1 / KILLS_PER_S
-        if wait_s > 0.02:
-            await asyncio.sleep(wait_s)
 
     async def _roomiest(self) -> Shard:
         while not (found := [shard for shard in self._shards if shard.load < shard.capacity]):

@@ -141,7 +141,7 @@ class ShardSandbox(Reachable):
     async def _close(self) -> None:
         self._lost = self._lost or "it was closed"
         self._ways.close()
-        await self._host.throttle_kill()
+        await self._host.kills.turn()
         with suppress(SandboxError):
             await self._shard.call("close", self._number)
         self._shard.release(self._number)

@@ -20,13 +20,13 @@ from palmette.sandbox.admission import RESERVED
 from palmette.sandbox.api import Result, Sandbox, SandboxLost, Snapshot, Spec, StartFailed
 from palmette.sandbox.namespace import CAPACITY, NamespaceHost, descriptors
 from palmette.sandbox.namespace_sandbox import NamespaceSandbox
+from palmette.sandbox.pace import KILLS_PER_S
 from palmette.sandbox.profile import Profile, settle
 from palmette.sandbox.reach import ROOTS
 from palmette.sandbox.shards.link import Link
 from palmette.sandbox.shards.message import CANCELLED, Answer, Born, Call, Command, File, described, pack, raw, unpack
 from palmette.sandbox.stream import RunningProcess
 
-_CLOSES_PER_S = 500.0
 _Reply = tuple[object, Sequence[int]]
 
 
@@ -77,7 +77,7 @@ class Service:
         for sandbox in list(self._sandboxes.values()):
             closing.append(asyncio.ensure_future(sandbox.close()))
             if share < 1:
-                await asyncio.sleep(1 / (_CLOSES_PER_S * share))
+                await asyncio.sleep(1 / (KILLS_PER_S * share))
         await asyncio.gather(*closing)
         await self._host.close()
 
