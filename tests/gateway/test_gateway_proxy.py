@@ -151,7 +151,7 @@ async def test_an_endpoint_that_is_gone_is_a_502(http: aiohttp.ClientSession) ->
 
 
 async def test_the_command_keeps_a_run_without_the_key(
-    open_gateway: Open, say: Say, http: aiohttp.ClientSession, tmp_path: Path
+    open_gateway: Open, say: Say, http: aiohttp.ClientSession, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     gateway = await open_gateway(ScriptedEngine(lambda _: say("hi")), public_key=SECRET)
     upstream = f"http://127.0.0.1:{gateway.port}/v1"
@@ -160,8 +160,8 @@ async def test_the_command_keeps_a_run_without_the_key(
         [sys.executable, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PALMETTE_UPSTREAM_KEY": SECRET},
     )  # fmt: skip
+    request.addfinalizer(process.kill)
     assert process.stdout is not None
-
     first = await asyncio.to_thread(process.stdout.readline)
     url = next(word for word in first.split() if word.endswith("/v1;")).rstrip(";")
     async with http.post(f"{url}/chat/completions", json={"messages": [{"role": "user", "content": "x"}]}) as answer:
