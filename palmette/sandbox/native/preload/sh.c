@@ -213,5 +213,6 @@ __attribute__((constructor)) static void wait_for_scripts(int argc, char **argv)
         if (recv(SHELL_ORDERS, &order, 1, 0) != 1)
             _exit(0);
     }
+    close(line[0]); /* pid 1 has it: when it lets go of that, we end */
     take_script(line[1], packet, argv);
 }
