@@ -110,9 +110,6 @@ async def test_a_waiting_shell_that_is_lost_costs_nothing_but_time(sandbox, numb
         assert (await sandbox.exec("echo $((6*7)); echo x >> log", timeout_s=5)).stdout == b"42\n", count
         assert len(await sandbox.read("log")) == 2 * (turn + 1)
         assert int(count.stdout) >= 1, count
-    await asyncio.sleep(0.05)
-    left = await sandbox.exec(["/bin/sh", "-xc", f"n=0; {_OURS} n=$((n+1)); done; echo $n"])
-    assert int(left.stdout) <= 2, left
 
 
 async def test_scripts_side_by_side(sandbox):
