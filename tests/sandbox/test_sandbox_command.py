@@ -77,7 +77,8 @@ def test_a_shell_at_a_terminal(images: Images):
         os.write(terminal, b"test -t 0 && echo a terminal $((6 * 7)); hostname\n")
         seen += _until(terminal, b"\nsandbox\r\n")
         assert b"a terminal 42" in seen
-        _until(terminal, b"$ ")
+        if b"$ " not in seen.rpartition(b"\nsandbox\r\n")[2]:  # what was read may go further
+            _until(terminal, b"$ ")
         os.write(terminal, b"echo $((6 * 8)) reads; cat; echo interrupted\n")
         _until(terminal, b"48 reads\r\n")
         os.write(terminal, b"\x03")  # the shell hears it, not we
