@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from palmette.sandbox.api import StartFailed
@@ -23,15 +23,9 @@ def fork_server() -> Path:
 
     Raises `StartFailed` where there is no compiler or the sources do not compile.
     """
-    sources = sorted(SOURCES.rglob("*.[ch]"))
-    digest = hashlib.sha256("\0".join((platform.machine(), *FLAGS)).encode())
-    for source in sources:
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    name = f"forkserver-{digest.hexdigest()[:16]}"
-    directories = list(_caches())
-    for directory in directories:
-        if os.access(directory / name, os.X_OK):
-            return directory / name
+    name, directories = _name(), list(_caches())
+    if found := _found(name, directories):
+        return found
     for directory in directories:
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -41,10 +35,26 @@ def fork_server() -> Path:
     raise StartFailed(f"no directory to keep the compiled fork server in (tried {', '.join(map(str, directories))})")
 
 
+def buildable() -> bool:
+    """Whether `fork_server` has something to return, or a compiler to make it with."""
+    return compiler() is not None or _found(_name(), list(_caches())) is not None
+
+
 def compiler() -> str | None:
     """Return the path of the C compiler: $CC, cc, gcc or clang."""
     names = (os.environ.get("CC", ""), "cc", "gcc", "clang")
     return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def _name() -> str:
+    digest = hashlib.sha256("\0".join((platform.machine(), *FLAGS)).encode())
+    for source in sorted(SOURCES.rglob("*.[ch]")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return f"forkserver-{digest.hexdigest()[:16]}"
+
+
+def _found(name: str, directories: Sequence[Path]) -> Path | None:
+    return next((path for directory in directories if os.access(path := directory / name, os.X_OK)), None)
 
 
 def _caches() -> Iterator[Path]:

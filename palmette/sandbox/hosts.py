@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +14,17 @@ from pathlib import Path
 from palmette.errors import UserError, suggest
 from palmette.sandbox import cgroup, seccomp
 from palmette.sandbox.api import Host, SandboxError, Spec
-from palmette.sandbox.build import compiler
+from palmette.sandbox.build import buildable, compiler
 from palmette.sandbox.features import cgroup_row, feature_rows, idmapped_row
+
+_LOG = logging.getLogger("palmette.sandbox")
 
 
 def open_host(name: str) -> Host:
-    """Return the host called `name`, a key of `HOSTS`. Raises `UserError` for an unknown name."""
+    """Return the host called `name`, a key of `HOSTS`. Raises `UserError` for an unknown name.
+
+    Plain ``namespace`` is bubblewrap where no C can be compiled, and a warning says what is weaker.
+    """
     if name not in HOSTS:
         known = ", ".join(sorted(HOSTS))
         raise UserError(f"unknown sandbox host '{name}'{suggest(name, HOSTS)} (known: {known})")
@@ -89,6 +96,17 @@ async def _time_namespace() -> tuple[str, bool, str]:
         await host.close()
 
 
+def _default() -> Host:
+    if buildable() or shutil.which("bwrap") is None:  # without either, its first start says what to install
+        return _namespace()
+    host = _bubblewrap()
+    _LOG.warning(
+        "no C compiler for the namespace sandbox, so bubblewrap takes its place: it cannot fork, and %s; install gcc",
+        "; ".join(host.weaknesses()),
+    )
+    return host
+
+
 def _namespace(profile: str = "") -> Host:
     from palmette.sandbox.namespace import NamespaceHost
     from palmette.sandbox.profile import Profile
@@ -127,7 +145,7 @@ def _e2b() -> Host:
 
 
 HOSTS: dict[str, Callable[[], Host]] = {
-    "namespace": _namespace,  # the strongest profile this user can have
+    "namespace": _default,  # the strongest profile this user can have
     "namespace:root": lambda: _namespace("root"),
     "namespace:root-inside": lambda: _namespace("root-inside"),
     "namespace:rootless": lambda: _namespace("rootless"),

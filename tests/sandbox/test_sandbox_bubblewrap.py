@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -113,3 +114,21 @@ async def test_what_it_cannot_do_is_said(host: BubblewrapHost, monkeypatch: pyte
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StartFailed, match="apt-get install bubblewrap"):
         await host.start(Spec())
+
+
+def test_it_stands_in_where_no_c_can_be_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "bwrap").symlink_to(shutil.which("bwrap") or "")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert open_host("namespace").name == "bubblewrap"
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "install gcc" in warning
+    assert "\n" not in warning
+    (tmp_path / "bin" / "gcc").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "gcc").chmod(0o755)
+    assert open_host("namespace").name == "namespace"
