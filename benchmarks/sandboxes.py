@@ -44,11 +44,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the samples")
     parser.add_argument("--json", metavar="PATH", help="also write the rows to this file")
     parser.add_argument("--live", type=int, metavar="N", help="only this: N live at once (default host: shards)")
+    parser.add_argument("--commands", type=int, default=1_000_000, help="with --live: how many run a command at most")
     parser.add_argument("--host", action="append", choices=sorted(HOSTS), help="which of our hosts (default: two)")
     arguments = parser.parse_args()
     samples = 30 if arguments.quick else 300
     if arguments.live:
-        rows = asyncio.run(measure_live(open_host((arguments.host or ["shards"])[0]), arguments.live))
+        host = open_host((arguments.host or ["shards"])[0])
+        rows = asyncio.run(measure_live(host, arguments.live, arguments.commands))
     else:
         names = arguments.host or ["namespace", "fake"]
         rows = [row for name in names for row in asyncio.run(measure_host(name, samples))]

@@ -32,8 +32,12 @@ _PID_MAX = Path("/proc/sys/kernel/pid_max")
 _PARTS = ("Slab", "KernelStack", "PageTables", "Percpu", "AnonPages", "Shmem", "VmallocUsed")
 
 
-async def measure_live(host: Host, count: int) -> list[Row]:
-    """Return the rows of `count` sandboxes of `host` at once, or of as many as there was room for."""
+async def measure_live(host: Host, count: int, commands: int) -> list[Row]:
+    """Return the rows of `count` sandboxes of `host` at once, or of as many as there was room for.
+
+    The first process of each is asked for a sign of life, by one `roll_call` where the host has it (`live_answer_s`)
+    and by a call each (`live_call_each_s`); then `commands` of them run one.
+    """
     left_before = _left(set())
     with _room_for_processes(3 * count):
         await (await host.start(Spec())).close()  # compiles, launches: paid once
@@ -42,11 +46,17 @@ async def measure_live(host: Host, count: int) -> list[Row]:
         live, times, up_s = await _climb(host, count)
         after = _memory_kib()
         n = max(1, len(live))
-        said, answer_s = await _timed(live, lambda sandbox: sandbox.running(), len(live))
-        results, exec_s = await _commands(live)
+        said, each_s = await _timed(live, lambda sandbox: sandbox.running(), len(live))
+        answered, answer_s = said.count(0), each_s
+        if roll_call := getattr(host, "roll_call", None):
+            began = time.perf_counter()
+            answered = list((await roll_call()).values()).count(0)
+            answer_s = time.perf_counter() - began
+        results, exec_s = await _commands(live[:commands])
         used = _memory_kib()
         _say(
-            f"{len(live)} live, {said.count(0)} answered in {answer_s:.2f} s, commands took {exec_s:.1f} s; ending them"
+            f"{len(live)} live, {answered} answered in {answer_s:.2f} s ({each_s:.2f} by a call each), "
+            f"{len(results)} commands took {exec_s:.1f} s; ending them"
         )
         began = time.perf_counter()
         await asyncio.gather(*(sandbox.close() for sandbox in live))
@@ -61,8 +71,9 @@ async def measure_live(host: Host, count: int) -> list[Row]:
         ("live_start_p99_ms", _quantile(times, 0.99), "ms"),
         ("live_kib", (before["MemAvailable"] - after["MemAvailable"]) / n, "KiB"),
         *((f"live_{part}_kib", (after[part] - before[part]) / n, "KiB") for part in _PARTS),
-        ("live_answered", said.count(0), ""),
+        ("live_answered", answered, ""),
         ("live_answer_s", answer_s, "s"),
+        ("live_call_each_s", each_s, "s"),
         ("live_commands", sum(getattr(result, "exit_code", 1) == 0 for result in results), ""),
         ("live_commands_s", exec_s, "s"),
         ("live_commands_kib", (after["MemAvailable"] - used["MemAvailable"]) / max(1, len(results)), "KiB"),

@@ -142,6 +142,12 @@ class NamespaceHost:
             )
         return tuple(found)
 
+    async def roll_call(self) -> dict[str, int]:
+        """Ask the first process of every sandbox how many commands run; return the answers, by id, of those that do."""
+        asked = list(self._sandboxes.values())
+        said = await asyncio.gather(*(sandbox.running() for sandbox in asked), return_exceptions=True)
+        return {box.id: count for box, count in zip(asked, said, strict=True) if isinstance(count, int)}
+
     async def close(self) -> None:
         """Close every sandbox, end the fork server and remove its cgroups. Idempotent."""
         self._closed = True

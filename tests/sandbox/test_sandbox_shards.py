@@ -63,6 +63,19 @@ async def test_the_rest_of_conformance(host):
     assert [why for check in checks if (why := await _fails(host, check))] == []
 
 
+async def test_a_roll_call_names_those_that_live(host):
+    boxes = await asyncio.gather(*(host.start(Spec()) for _ in range(5)))
+    command = asyncio.ensure_future(boxes[0].exec("sleep 30"))
+    while not (said := await host.roll_call())[boxes[0].id]:
+        await asyncio.sleep(0.01)
+    assert said == {box.id: int(box is boxes[0]) for box in boxes}
+    await boxes[1].close()
+    assert set(await host.roll_call()) == {box.id for box in boxes} - {boxes[1].id}
+    await boxes[0].close()
+    with pytest.raises(SandboxLost):
+        await command
+
+
 def _mark() -> str:
     return f"61.{uuid.uuid4().int % 10**12:012d}"
 

@@ -54,6 +54,7 @@ class Service:
             "wait": self._wait,
             "signal": self._signal,
             "running": self._running,
+            "roll_call": self._roll_call,
             "socket": self._socket,
             "read": self._read,
             "write": self._write,
@@ -178,6 +179,9 @@ class Service:
 
     async def _running(self, call: Call) -> _Reply:
         return await self._named(call).running(), ()
+
+    async def _roll_call(self, call: Call) -> _Reply:
+        return await self._host.roll_call(), ()
 
     async def _socket(self, call: Call) -> _Reply:
         made = await self._named(call).socket(unpack(call.arguments, int))
