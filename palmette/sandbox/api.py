@@ -85,6 +85,7 @@ class Result:
     truncated: bool  # output passed `Limits.output_bytes`; the cut is marked in the text
     wall_s: float
     usage: Usage = field(default_factory=Usage)
+    disk_full: bool = False  # it failed, and the sandbox had no byte or no inode left then, where the host can tell
 
 
 class SandboxError(Exception):

@@ -55,6 +55,11 @@ class Files:
         state = os.fstatvfs(self._root)
         return (state.f_blocks - state.f_bfree) * state.f_frsize
 
+    def full(self) -> bool:
+        """Return whether the file system behind the root has no byte or no inode left."""
+        state = os.fstatvfs(self._root)
+        return not (state.f_bavail and state.f_favail)
+
     def read(self, path: str) -> bytes:
         """Return the bytes of a regular file."""
         name = self._inside(path)

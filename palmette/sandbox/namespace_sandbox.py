@@ -273,10 +273,10 @@ class NamespaceSandbox(Transfers, Reachable):
             self._watchdog.forget(watched)
 
     def _told(self, result: Result, killed: int) -> Result:
-        """Say so when the kernel's memory limit has ended it: `killed` is how many it had killed before."""
+        """Say so when the memory limit has ended it (`killed`: how many it had before), or the disk is full."""
         if result.exit_code == 128 + signal.SIGKILL and self._server.cgroups.out_of_memory(self._id) > killed:
             return replace(result, status=Status.OOM)
-        return result
+        return replace(result, disk_full=True) if result.exit_code and self._reach.full() else result
 
     @asynccontextmanager
     async def _frozen(self) -> AsyncIterator[tuple[NamespaceSnapshot, Callable[[], asyncio.Task[None]]]]:

@@ -73,6 +73,13 @@ class Reach:
         finally:
             files.close()
 
+    def full(self) -> bool:
+        """Return whether no byte or no inode is left, False when that cannot be known any more."""
+        try:
+            return self.files().full()
+        except OSError:
+            return False
+
     def let_go(self) -> bool:
         """Close the root, if it is idle and can be had again."""
         if self.working:

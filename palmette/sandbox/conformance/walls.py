@@ -201,7 +201,11 @@ async def check_disk_is_limited(host: Host) -> None:
         assert int(result.stdout) <= 8 << 20, result
         assert "space" in await raised(sandbox.write("big", bytes(12 << 20)), PathRefused)
         await sandbox.exec("rm -f big")
-        result = await sandbox.exec("seq 1 900 | xargs touch; ls | wc -l")
+        assert not (await sandbox.exec("exit 3")).disk_full
+        assert (await sandbox.exec("dd if=/dev/zero of=/tmp/big bs=4k count=9999")).disk_full
+        assert not (await sandbox.exec("rm /tmp/big; exit 3")).disk_full
+        result = await sandbox.exec("seq 1 900 | xargs touch; ls | wc -l; exit 4")
+        assert (result.exit_code, result.disk_full) == (4, True)
         assert b"No space left" in result.stderr, result
         assert 250 < int(result.stdout) < 500, result
 
