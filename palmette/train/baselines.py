@@ -12,8 +12,8 @@ from palmette.train.job import Job, evaluate_model, new_stage, teacher_of
 from palmette.train.material import cold_start_samples
 from palmette.train.onpolicy import on_policy
 from palmette.train.rl import fill_outcomes
-from palmette.train.sft import sft
 from palmette.train.stage import model_dir
+from palmette.train.unify import imitate
 
 
 async def compare(job: Job) -> None:
@@ -48,18 +48,13 @@ async def _average(job: Job) -> Path:
 
 async def _offline_sft(job: Job) -> Path:
     """Return the base trained on what the experts solved while they learned, as long as an expert on demonstrations."""
-    target, start = model_dir(job.run, "offline_sft"), job.place.model_dir
+    target = model_dir(job.run, "offline_sft")
     if job.run.stage_done("offline_sft"):
         return target
     samples = cold_start_samples(job.run, job.recipe)
     if not samples:
         raise UserError("the experts of this run solved nothing to imitate; leave offline_sft out of baselines")
-    config = job.recipe.sft
-    stage = new_stage(job, "offline_sft", start, config, updates=config.steps(len(samples)))
-    row = await sft(stage, samples, config)
-    save_model(stage.model, start, target)
-    job.finish("offline_sft", stage.seconds, steps=stage.step, trajectories=len(samples), loss=row.get("loss"))
-    return target
+    return await imitate(job, "offline_sft", target, samples, job.recipe.sft)
 
 
 async def _mixed_rl(job: Job) -> Path:

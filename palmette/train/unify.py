@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,9 @@ from palmette.train.distil import check_renderers, fill_distillation
 from palmette.train.job import Job, evaluate_model, new_stage, teacher_of
 from palmette.train.material import cold_start_samples, solved_samples
 from palmette.train.onpolicy import on_policy
+from palmette.train.samples import Sample
 from palmette.train.score import score_samples
-from palmette.train.sft import sft
+from palmette.train.sft import SftConfig, sft
 from palmette.train.stage import model_dir
 from palmette.train.trust import Trust, calibrate, turn_logprobs
 
@@ -83,6 +84,12 @@ async def _cold_start(job: Job, start: Path) -> Path:
     samples = cold_start_samples(job.run, job.recipe) if job.recipe.distil.cold_start else []
     if not samples:
         return start
+    return await imitate(job, name, target, samples, config)
+
+
+async def imitate(job: Job, name: str, target: Path, samples: Sequence[Sample], config: SftConfig) -> Path:
+    """Train the base on what the experts solved, as stage `name`, and return where it was saved."""
+    start = job.place.model_dir
     stage = new_stage(job, name, start, config, updates=config.steps(len(samples)))
     row = await sft(stage, samples, config)
     save_model(stage.model, start, target)
