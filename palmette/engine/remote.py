@@ -90,6 +90,7 @@ class RemoteEngine:
         self._form = form
         self._context = served.context_tokens
         self._version = served.version or 0
+        self._given: int | None = None  # the version of the last `load`
         self._stop_ids = tuple(stop_ids)
         self._weights_dir = weights_dir
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -129,8 +130,8 @@ class RemoteEngine:
     async def load(self, weights: Mapping[str, Any], version: int) -> None:
         """Write the weights where the server reads them and have it read them, when nothing asked here is under way.
 
-        Raises `EngineError` where there is no `weights_dir` or the server refuses; completions then carry the old
-        version.
+        Raises `EngineError` where there is no `weights_dir`, the server refuses, or it names another version
+        afterwards; completions then carry the old version. Answers of a version that was not given are errors.
         """
         if self._weights_dir is None:
             raise EngineError(f"{self._wire.url} shares no directory with this machine: name one as weights_dir")
@@ -169,7 +170,10 @@ class RemoteEngine:
             raise EngineError(f"the weights changed under a completion: versions {sorted(versions)}")
         self.names_version = bool(versions)
         if versions:
-            self._version = version = versions.pop()
+            named = versions.pop()
+            if self._given is not None and named != version:
+                raise EngineError(f"somebody else changed the weights: version {named} answered, {version} was given")
+            self._version = version = named
         last = pieces[-1] if pieces else None
         if last is None or last.finish_reason is None:
             raise EngineError("the server ended its answer without a reason")
@@ -213,7 +217,10 @@ class RemoteEngine:
             await self._idle.wait()
             await asyncio.to_thread(_write, weights, directory)
             await self._form.load(self._wire, directory, version)
-            self._version = version
+            said = (await self._form.served(self._wire)).version
+            if said is not None and said != version:
+                raise EngineError(f"{self._wire.url} says that it has weights {said} after it was given {version}")
+            self._version = self._given = version
         finally:
             self._settled.set()
 

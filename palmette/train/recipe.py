@@ -15,6 +15,7 @@ from palmette.scaffolds.names import SCAFFOLDS
 from palmette.train.config import TrainConfig
 from palmette.train.distil import DistilConfig
 from palmette.train.rl import RlConfig
+from palmette.train.serving import EngineConfig
 from palmette.train.sft import SftConfig
 
 
@@ -85,6 +86,7 @@ class Recipe(BaseModel):
     max_tokens: int = Field(default=256, ge=1, description="most tokens of one turn")
     threads: int = Field(default=0, ge=0, description="threads of torch; 0 leaves it to torch")
     model: ModelConfig = Field(default_factory=ModelConfig, description="what everything starts from")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="what samples the rollouts")
     noise: NoiseConfig = Field(default_factory=NoiseConfig, description="errors of the engine, for experiments")
     tasks: dict[str, TasksConfig] = Field(default_factory=dict, description="tasks of each domain")
     sft: SftConfig = Field(default_factory=SftConfig, description="training on demonstrations")
@@ -108,6 +110,12 @@ class Recipe(BaseModel):
             for domain in named:
                 if domain not in DOMAINS:
                     raise ValueError(_unknown(f"domain in {section}:", domain, DOMAINS))
+        return self
+
+    @model_validator(mode="after")
+    def _noise_is_ours(self) -> Self:
+        if self.engine.kind != "local" and self.noise != NoiseConfig(seed=self.noise.seed):
+            raise ValueError(f"noise is of the engine in this process, and engine.kind is {self.engine.kind}")
         return self
 
     @model_validator(mode="after")

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from palmette.chat.template import Renderer
-from palmette.engine.local import LocalEngine
-from palmette.engine.noise import Noise
+from palmette.engine.api import Engine
 from palmette.envs.grade import Grader
 from palmette.gateway.app import Gateway
-from palmette.model.load import load_model, resolve_model
+from palmette.model.load import resolve_model
 from palmette.rollout.pool import Pool
 from palmette.rollout.record import save_rollouts
 from palmette.rollout.run import Rollout
@@ -20,7 +19,7 @@ from palmette.run import RunDir
 from palmette.sandbox.api import Host
 from palmette.sandbox.hosts import open_host
 from palmette.scaffolds.names import open_scaffold
-from palmette.train.checkpoint import weights
+from palmette.train.serving import give, open_serving
 from palmette.trajectory.store import TreeStore
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Workplace:
         *,
         model_dir: Path,
         renderer: Renderer,
-        engine: LocalEngine,
+        engine: Engine,
         host: Host,
         grader: Grader,
         pool: Pool,
@@ -51,8 +50,11 @@ class Workplace:
         self.recorded = len(store)
 
     async def serve(self, model: PreTrainedModel, *, after: int = 0) -> None:
-        """Let the engine answer with the weights of `model` from now on, as the next version (past `after`)."""
-        await self.engine.load(weights(model), max(self.engine.version, after) + 1)
+        """Let the engine answer with the weights of `model` from now on, as the next version (past `after`).
+
+        Raises `UserError` when a server elsewhere does not take them.
+        """
+        await give(self.engine, model, max(self.engine.version, after) + 1, self.renderer)
 
     def record(self, rollouts: Sequence[Rollout], **extra: str | int) -> None:
         """Keep rollouts in the run's tree store, with `extra` (stage, step, model) beside their own metadata."""
@@ -74,13 +76,7 @@ async def open_workplace(recipe: Recipe, run: RunDir) -> AsyncIterator[Workplace
     async with AsyncExitStack() as stack:
         host = open_host(recipe.sandbox)
         stack.push_async_callback(host.close)
-        engine = LocalEngine(
-            load_model(model_dir, dtype=recipe.model.dtype, device=recipe.model.device),
-            stop_ids=renderer.stop_ids,
-            max_batch=recipe.concurrency,
-            noise=Noise(**recipe.noise.model_dump()),
-            record_routes="replay" in (recipe.rl.old_logprob, recipe.distil.old_logprob),
-        )
+        engine = await open_serving(recipe, model_dir, renderer)
         stack.push_async_callback(engine.close)
         gateway = Gateway(engine, renderer)
         await gateway.start()

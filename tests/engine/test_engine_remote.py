@@ -227,7 +227,8 @@ async def test_weights_reach_a_server_whole_or_not_at_all(
     assert written.keys() == weights.keys()
     assert all((written[name] == weights[name]).all() for name in weights)
     assert os.listdir(tmp_path) == ["model.safetensors"]
-    assert fake.asked[-1][1] == {"model_path": str(tmp_path), "weight_version": "4", "flush_cache": True}
+    told = [body for path, body in fake.asked if path == "/update_weights_from_disk"]
+    assert told == [{"model_path": str(tmp_path), "weight_version": "4", "flush_cache": True}]
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(EngineError, match="several files"):
         await engine.load(weights, 5)

@@ -23,9 +23,16 @@ WRONG = [
     ("scaffold=lop", "did you mean 'loop'"),
     ("tasks.swe.tiers=[99]", "no tier 99"),
     ("tasks.sweb.train=3", "did you mean 'swe'"),
-    ("distil.weight=0 distil.rl_weight=0", "nothing would be learned"),
+    ("distil.weight=0 and distil.rl_weight=0", "nothing would be learned"),
     ("rl.ratio=word", "rl.ratio"),
     ("rl.clip_lo=0.1", "clip_low"),
+    ("engine.kind=vllm", "needs url"),
+    ("engine.kind=vllm and engine.url=http://gpu7:8000", "needs weights_dir"),
+    ("engine.url=http://gpu7:8000", "set kind = vllm or sglang"),
+    (
+        "engine.kind=sglang and engine.url=http://x:1 and engine.weights_dir=w and noise.router_std=0.1",
+        "noise is of the engine in this process",
+    ),
 ]
 
 
@@ -34,7 +41,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, overrides: str, message:
     path = tmp_path / "r.toml"
     path.write_text("")
     with pytest.raises(UserError, match=message) as caught:
-        load_recipe(path, overrides.replace(" distil", "|distil").split("|"), Recipe)
+        load_recipe(path, overrides.split(" and "), Recipe)
     assert "\n" not in str(caught.value)
 
 
