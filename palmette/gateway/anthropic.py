@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -15,7 +15,7 @@ from palmette.gateway import sse
 from palmette.gateway.anthropic_messages import read_messages, read_system, read_tools
 from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
-from palmette.gateway.dialect import Dialect
+from palmette.gateway.dialect import Dialect, Growth
 from palmette.gateway.fields import (
     Fate,
     check_table,
@@ -28,6 +28,7 @@ from palmette.gateway.fields import (
     read_stops,
 )
 from palmette.gateway.refusal import ContextRefusal, Refusal
+from palmette.gateway.told import NOTHING, Told
 
 FIELDS: dict[str, Fate] = {
     "messages": "honoured",
@@ -75,6 +76,7 @@ class MessagesRequest:
     model: str
     stream: bool
     return_token_ids: bool
+    told: Told = field(default=NOTHING, compare=False, repr=False)
     media_type: str = sse.MEDIA_TYPE
     ping: bytes = sse.event({"type": "ping"}, "ping")
 
@@ -106,15 +108,16 @@ class MessagesRequest:
         return envelope | {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
 
 
-def read(body: bytes) -> MessagesRequest:
-    """Parse a request body. Raises `Refusal` (400) naming the field that is wrong."""
+def read(body: bytes, told: Told = NOTHING) -> MessagesRequest:
+    """Parse a request body behind what was `told`. Raises `Refusal` (400) naming the field that is wrong."""
     fields = read_object(read_json(body, "body"), "body")
     check_table(fields, FIELDS, _ALLOWED)
     choice = fields.get("tool_choice")
     hidden = choice is not None and read_object(choice, "tool_choice").get("type") == "none"
     tools = read_tools(fields)
+    system, told = read_system(fields.get("system")), read_messages(fields, told)
     ask = Ask(
-        messages=(*read_system(fields.get("system")), *read_messages(fields)),
+        messages=(*system, *told.messages),
         tools=() if hidden else tools,
         max_tokens=read_integer(fields, "max_tokens", 1),
         temperature=read_number(fields, "temperature", 0.0, 2.0),
@@ -124,6 +127,7 @@ def read(body: bytes) -> MessagesRequest:
     )
     return MessagesRequest(
         ask=ask,
+        told=told,
         model=read_model(fields),
         stream=read_flag(fields, "stream"),
         return_token_ids=read_flag(fields, "return_token_ids"),
@@ -144,7 +148,7 @@ def count(tokens: int) -> dict[str, Any]:
     return {"input_tokens": tokens}
 
 
-DIALECT = Dialect(name="anthropic", fields=FIELDS, read=read, refuse=refuse)
+DIALECT = Dialect(name="anthropic", fields=FIELDS, read=read, refuse=refuse, growth=Growth(items="messages", read=read))
 _SIGNATURE = "cGFsbWV0dGU="  # clients send it back and want it not empty; we look at the reasoning itself
 
 

@@ -15,6 +15,7 @@ from palmette.gateway.fields import (
     read_string,
 )
 from palmette.gateway.refusal import malformed
+from palmette.gateway.told import NOTHING, Place, Told
 
 _NO_IMAGES = "only text is supported: this gateway serves a text model without images and documents."
 
@@ -25,14 +26,16 @@ def read_system(value: Any) -> tuple[Message, ...]:
     return (Message(role="system", content=text),) if text else ()
 
 
-def read_messages(fields: Mapping[str, Any]) -> tuple[Message, ...]:
-    """Return the messages; each result block of a user's turn becomes a message of its own. Raises `Refusal`."""
+def read_messages(fields: Mapping[str, Any], told: Told = NOTHING) -> Told:
+    """Return the messages behind those of `told`; each result block of a user's turn becomes one. Raises `Refusal`."""
     value = read_list(fields, "messages")
     if not value:
         raise malformed("messages", "expected a list with at least one message.")
-    if len(value) > MAX_MESSAGES:
+    begun = told.end
+    if begun.items + len(value) > MAX_MESSAGES:
         raise malformed("messages", f"expected at most {MAX_MESSAGES} messages.")
-    messages = []
+    messages: list[Message] = []
+    places: list[Place] = []
     for index, item in enumerate(value):
         at = f"messages[{index}]"
         one = read_object(item, at)
@@ -45,7 +48,8 @@ def read_messages(fields: Mapping[str, Any]) -> tuple[Message, ...]:
             messages.append(Message(role="system", content=_text(content, f"{at}.content")))
         else:
             raise malformed(f"{at}.role", "expected user, assistant or system.")
-    return tuple(messages)
+        places.append(Place(items=begun.items + index + 1, messages=begun.messages + len(messages)))
+    return told.onward(messages, places)
 
 
 def read_tools(fields: Mapping[str, Any]) -> tuple[Tool, ...]:

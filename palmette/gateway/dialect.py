@@ -12,6 +12,7 @@ from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
 from palmette.gateway.fields import Fate
 from palmette.gateway.refusal import Refusal
+from palmette.gateway.told import Told
 
 
 class Writer(Protocol):
@@ -43,6 +44,11 @@ class Request(Protocol):
         ...
 
     @property
+    def told(self) -> Told:
+        """What its list of items said, to be gone on from."""
+        ...
+
+    @property
     def stream(self) -> bool:
         """Whether the answer is wanted as it is sampled."""
         ...
@@ -67,16 +73,23 @@ class Request(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """How a body that goes on from an earlier one is read: the list `items` at its top holds what is behind `told`."""
+
+    items: str
+    read: Callable[[bytes, Told], Request]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """One wire format. `read` raises `Refusal` (400) naming the field that is wrong; `refuse` writes an error body.
 
     `fields` says what becomes of each field; one that is not named there is ignored, as agents send many of their own.
-    `items` names the list whose every item is read for itself into one message, if there is such (`palmette.gateway.
-    growing`).
+    `growth` is for those whose conversation is a list of items (`palmette.gateway.growing`).
     """
 
     name: str
     fields: Mapping[str, Fate]
     read: Callable[[bytes], Request]
     refuse: Callable[[Refusal], dict[str, Any]]
-    items: str | None = None
+    growth: Growth | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,11 @@ from palmette.engine.api import FinishReason
 from palmette.gateway import sse
 from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
-from palmette.gateway.dialect import Dialect
+from palmette.gateway.dialect import Dialect, Growth
 from palmette.gateway.fields import Fate, check_table, read_flag, read_integer, read_json, read_number, read_stops
 from palmette.gateway.gemini_contents import read_contents, read_proto, read_system, read_tools
 from palmette.gateway.refusal import ContextRefusal, Refusal
+from palmette.gateway.told import NOTHING, Told
 
 FIELDS: dict[str, Fate] = {
     "contents": "honoured",
@@ -87,6 +88,7 @@ class GenerateRequest:
     array: bool
     logprobs: bool
     return_token_ids: bool
+    told: Told = field(default=NOTHING, compare=False, repr=False)
     ping: bytes = b""  # Google's own clients read every line as data
 
     @property
@@ -135,16 +137,22 @@ class GenerateRequest:
         return body
 
 
-def read(body: bytes, *, model: str = "palmette", stream: bool = False, array: bool = False) -> GenerateRequest:
-    """Parse a request body; the rest comes from its path. Raises `Refusal` (400) naming the field that is wrong."""
+def read(
+    body: bytes, told: Told = NOTHING, *, model: str = "palmette", stream: bool = False, array: bool = False
+) -> GenerateRequest:
+    """Parse a request body behind what was `told`; the rest comes from its path.
+
+    Raises `Refusal` (400) naming the field that is wrong.
+    """
     fields = read_proto(read_json(body, "body"), "body")
     check_table(fields, FIELDS, {})
     given = fields.get("generationConfig")
     config = {} if given is None else read_proto(given, "generationConfig")
     check_table(config, CONFIG_FIELDS, _ALLOWED, _CONFIG)
     tools = read_tools(fields)
+    system, told = read_system(fields.get("systemInstruction")), read_contents(fields, told)
     ask = Ask(
-        messages=(*read_system(fields.get("systemInstruction")), *read_contents(fields)),
+        messages=(*system, *told.messages),
         tools=() if _hidden(fields) else tools,
         max_tokens=read_integer(config, "maxOutputTokens", 1, _CONFIG),
         temperature=read_number(config, "temperature", 0.0, 2.0, _CONFIG),
@@ -155,6 +163,7 @@ def read(body: bytes, *, model: str = "palmette", stream: bool = False, array: b
     )
     return GenerateRequest(
         ask=ask,
+        told=told,
         model=model,
         stream=stream,
         array=array,
@@ -198,7 +207,8 @@ DIALECT = Dialect(name="gemini", fields=FIELDS, read=read, refuse=refuse)
 def dialect(model: str, *, stream: bool, array: bool) -> Dialect:
     """Return the dialect of one path."""
     whole = partial(read, model=model, stream=stream, array=array)
-    return Dialect(name=DIALECT.name, fields=FIELDS, read=whole, refuse=refuse)
+    growth = Growth(items="contents", read=whole)
+    return Dialect(name=DIALECT.name, fields=FIELDS, read=whole, refuse=refuse, growth=growth)
 
 
 class _Writer:

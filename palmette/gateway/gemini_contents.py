@@ -12,6 +12,7 @@ import orjson
 from palmette.chat.message import Message, Tool, ToolCall
 from palmette.gateway.fields import MAX_MESSAGES, read_description, read_list, read_object, read_schema, read_string
 from palmette.gateway.refusal import malformed
+from palmette.gateway.told import NOTHING, Place, Told
 
 _NO_IMAGES = "only text, functionCall and functionResponse are supported: this gateway serves a text model."
 
@@ -40,15 +41,20 @@ def read_system(value: Any) -> tuple[Message, ...]:
     return (Message(role="system", content=text),) if text else ()
 
 
-def read_contents(fields: Mapping[str, Any]) -> tuple[Message, ...]:
-    """Return the messages; each function response becomes one. Raises `Refusal`."""
+def read_contents(fields: Mapping[str, Any], told: Told = NOTHING) -> Told:
+    """Return the messages behind those of `told`; each function response becomes one. Raises `Refusal`.
+
+    There is no place behind a model's content, which the next one may go on with.
+    """
     value = fields.get("contents")
     value = [value] if isinstance(value, dict) else read_list(fields, "contents")
     if not value:
         raise malformed("contents", "expected a list with at least one content.")
-    if len(value) > MAX_MESSAGES:
+    begun = told.end
+    if begun.items + len(value) > MAX_MESSAGES:
         raise malformed("contents", f"expected at most {MAX_MESSAGES} contents.")
-    read = _Contents()
+    read = _Contents(calls=begun.calls, unanswered=list(begun.unanswered))
+    places: list[Place] = []
     for index, item in enumerate(value):
         at = f"contents[{index}]"
         content = read_proto(item, at)
@@ -64,7 +70,9 @@ def read_contents(fields: Mapping[str, Any]) -> tuple[Message, ...]:
             _add_user(read, parts)
         else:
             raise malformed(f"{at}.role", "expected user, model or function.")
-    return tuple(read.messages)
+        if role != "model":
+            places.append(_place(read, begun, index + 1))
+    return told.onward(read.messages, places)
 
 
 def read_tools(fields: Mapping[str, Any]) -> tuple[Tool, ...]:
@@ -89,6 +97,15 @@ def read_tools(fields: Mapping[str, Any]) -> tuple[Tool, ...]:
                 )
             )
     return tuple(tools)
+
+
+def _place(read: _Contents, begun: Place, items: int) -> Place:
+    return Place(
+        items=begun.items + items,
+        messages=begun.messages + len(read.messages),
+        calls=read.calls,
+        unanswered=tuple(read.unanswered),
+    )
 
 
 def _add_model(read: _Contents, parts: list[tuple[str, dict[str, Any]]]) -> None:

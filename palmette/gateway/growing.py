@@ -1,8 +1,8 @@
 """Bodies that grow: agents send all of a conversation each time, and nearly all of it is what they sent before.
 
-Of the bodies that sessions have lately sent, everything up to the last message is kept. One that begins with the same
-bytes is read from there on, and shares its messages with the one before; any other is read whole. What comes out is
-the same either way.
+Of the bodies that sessions have lately sent, everything up to the last item of the conversation is kept. One that
+begins with the same bytes, up to a place between the last few items, is read from there on, and shares its messages
+with the one before; any other is read whole. What comes out is the same either way.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from palmette.chat.message import Message, Tool
-from palmette.gateway.ask import Ask
-from palmette.gateway.dialect import Dialect, Request
-from palmette.gateway.fields import MAX_MESSAGES
+from palmette.chat.message import Tool
+from palmette.gateway.dialect import Dialect, Growth, Request
 from palmette.gateway.refusal import Refusal
+from palmette.gateway.told import Place, Told
 
 MAX_BYTES = 1 << 30  # of beginnings that are kept, over all sessions
 _PER_SESSION = 3  # the main conversation, a sub-agent's, a side request's
@@ -39,52 +38,46 @@ class Growing:
 
         Of a body without a session (an empty key) nothing is kept.
         """
-        if dialect.items is None or not key:
+        growth = dialect.growth
+        if growth is None or not key:
             return dialect.read(body), sha256(body).digest()
         for begun in self._of.get(key, ()):
-            if begun.dialect is dialect and body.startswith(begun.text):
-                rest = body[len(begun.text) :]
-                digest = begun.hashed.copy()
-                digest.update(rest)
-                asked = self._read_on(key, begun, rest)
-                if asked is not None:
-                    return asked, digest.digest()
-        asked, digest = dialect.read(body), sha256(body).digest()
-        at = _items(body, dialect.items)
-        if at is not None:
-            start, stop = at
-            text = body[:stop]
-            self._keep(key, _Beginning(dialect, text, start, sha256(text), asked.ask.messages, asked.ask.tools))
-        return asked, digest
+            known = begun.common(body) if begun.dialect == dialect.name else ()
+            asked = self._read_on(key, growth, begun, known, body) if known else None
+            if asked is not None:
+                return asked, _digest(body, known)
+        asked = dialect.read(body)
+        items = _find(body, growth.items)
+        steps = _steps(body, items, 0, asked.told, ()) if items else ()
+        if steps and items:
+            self._keep(key, _Beginning(dialect.name, body[: steps[-1].end], items.start, steps, asked))
+        return asked, _digest(body, steps)
 
     def forget(self, key: str) -> None:
         """Forget what a session sent."""
         for begun in self._of.pop(key, ()):
             self._drop(begun)
 
-    def _read_on(self, key: str, begun: _Beginning, rest: bytes) -> Request | None:
-        """Read a body from where it goes on; None if it is no more of the same list."""
-        more = rest.lstrip(b" \t\r\n")
+    def _read_on(
+        self, key: str, growth: Growth, begun: _Beginning, known: tuple[_Step, ...], body: bytes
+    ) -> Request | None:
+        """Read a body from where it parts with what is known; None if it is no more of the same list."""
+        last = known[-1]
+        more = body[last.end :].lstrip(b" \t\r\n")
         if not more.startswith(b","):
             return None
-        small = begun.text[: begun.start] + more[1:]
-        at = _items(small, begun.dialect.items or "")
-        if at is None or small[begun.start : at[0]].strip(b" \t\r\n"):
+        small = body[: begun.start] + more[1:]
+        items = _find(small, growth.items)
+        if items is None or small[begun.start : items.start].strip(b" \t\r\n"):
             return None  # the list that counts is another one, further on
         try:
-            asked = begun.dialect.read(small)
+            asked = growth.read(small, begun.asked.told.up_to(last.place))
         except Refusal:
             return None  # the whole tells which of all messages is wrong
-        messages = (*begun.messages, *asked.ask.messages)
-        if len(messages) > MAX_MESSAGES:
-            return None
-        tools = begun.tools if asked.ask.tools == begun.tools else asked.ask.tools
-        asked = _with_ask(asked, replace(asked.ask, messages=messages, tools=tools))
-        grown = len(rest) - (len(small) - at[1])  # bytes of the rest up to the end of its last item
-        hashed = begun.hashed.copy()
-        hashed.update(rest[:grown])
-        text = begun.text + rest[:grown]
-        self._keep(key, _Beginning(begun.dialect, text, begun.start, hashed, messages, tools), instead=begun)
+        if asked.ask.tools == begun.asked.ask.tools:
+            asked = _with_tools(asked, begun.asked.ask.tools)
+        steps = _steps(body, items, len(body) - len(small), asked.told, known)
+        self._keep(key, _Beginning(begun.dialect, body[: steps[-1].end], begun.start, steps, asked), instead=begun)
         return asked
 
     def _keep(self, key: str, begun: _Beginning, instead: _Beginning | None = None) -> None:
@@ -106,41 +99,108 @@ class Growing:
         del self._begun[begun]
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A place in a body: where its bytes end, and their SHA-256, to go on from."""
+
+    place: Place
+    end: int
+    hashed: Any
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Beginning:
-    """A body up to the end of its last message, and what it says."""
+    """A body up to its last place, and what was asked with it."""
 
-    dialect: Dialect
+    dialect: str
     text: bytes
-    start: int  # of the first message
-    hashed: Any  # SHA-256 of the text, to go on from
-    messages: tuple[Message, ...]
-    tools: tuple[Tool, ...]
+    start: int  # of the first item
+    steps: tuple[_Step, ...]
+    asked: Request
+
+    def common(self, body: bytes) -> tuple[_Step, ...]:
+        """Return the steps up to which a body has the same bytes."""
+        if body.startswith(self.text):
+            return self.steps
+        same = 0
+        for number, step in enumerate(self.steps):
+            if not body.startswith(self.text[same : step.end], same):
+                return self.steps[:number]
+            same = step.end
+        return self.steps
 
 
-def _items(body: bytes, name: str) -> tuple[int, int] | None:
-    """Return where the items of a list at the top of a JSON object begin and end, None where there are none."""
+class _Items:
+    """Where the items of a list lie in a body."""
+
+    def __init__(self, body: bytes, items: list[msgspec.Raw]) -> None:
+        self._origin = _address(body)
+        self._items = items
+        self.start = _address(items[0]) - self._origin
+
+    def end(self, index: int) -> int:
+        """Return where an item ends."""
+        item = self._items[index]
+        return _address(item) - self._origin + len(memoryview(item))
+
+
+def _find(body: bytes, name: str) -> _Items | None:
+    """Return the items of a list at the top of a JSON object, None where there are none."""
     try:
         items = _DECODERS[name].decode(body).items
     except msgspec.MsgspecError:
         return None
-    if not items:
-        return None
-    origin = _address(body)
-    return _address(items[0]) - origin, _address(items[-1]) - origin + len(memoryview(items[-1]))
+    return _Items(body, items) if items else None
+
+
+def _steps(body: bytes, items: _Items, left_out: int, told: Told, known: tuple[_Step, ...]) -> tuple[_Step, ...]:
+    """Return the steps at the places of what was told, `known` ones first.
+
+    `items` are those behind the last of `known`, in a body that is shorter by `left_out` bytes.
+    """
+    steps = list(known)
+    before = known[-1].place.items if known else 0
+    for place in told.places:
+        if place.items > before:
+            end = items.end(place.items - before - 1) + left_out
+            hashed = steps[-1].hashed.copy() if steps else sha256()
+            hashed.update(body[steps[-1].end if steps else 0 : end])
+            steps.append(_Step(place, end, hashed))
+    return tuple(steps[-len(told.places) :])
+
+
+def _digest(body: bytes, steps: tuple[_Step, ...]) -> bytes:
+    """Return the SHA-256 of a body, from the last step on."""
+    if not steps:
+        return sha256(body).digest()
+    hashed = steps[-1].hashed.copy()
+    hashed.update(body[steps[-1].end :])
+    return hashed.digest()
 
 
 def _address(buffer: Any) -> int:
     return np.frombuffer(buffer, np.uint8).__array_interface__["data"][0]
 
 
-def _with_ask(asked: Request, ask: Ask) -> Request:
+def _with_tools(asked: Request, tools: tuple[Tool, ...]) -> Request:
     changed: Any = asked
-    return replace(changed, ask=ask)
+    return replace(changed, ask=replace(asked.ask, tools=tools))
 
 
 class _Messages(msgspec.Struct):
     items: list[msgspec.Raw] = msgspec.field(name="messages", default_factory=list)
 
 
-_DECODERS = {"messages": msgspec.json.Decoder(_Messages)}
+class _Contents(msgspec.Struct):
+    items: list[msgspec.Raw] = msgspec.field(name="contents", default_factory=list)
+
+
+class _Input(msgspec.Struct):
+    items: list[msgspec.Raw] = msgspec.field(name="input", default_factory=list)
+
+
+_DECODERS = {
+    "messages": msgspec.json.Decoder(_Messages),
+    "contents": msgspec.json.Decoder(_Contents),
+    "input": msgspec.json.Decoder(_Input),
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -16,7 +16,7 @@ from palmette.engine.api import FinishReason
 from palmette.gateway import sse
 from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
-from palmette.gateway.dialect import Dialect
+from palmette.gateway.dialect import Dialect, Growth
 from palmette.gateway.fields import (
     Fate,
     check_table,
@@ -31,6 +31,7 @@ from palmette.gateway.fields import (
 )
 from palmette.gateway.openai_messages import read_messages, read_tools
 from palmette.gateway.refusal import Refusal, openai_error
+from palmette.gateway.told import NOTHING, Told
 
 FIELDS: dict[str, Fate] = {
     "messages": "honoured",
@@ -90,6 +91,7 @@ class ChatRequest:
     include_usage: bool
     logprobs: bool
     return_token_ids: bool
+    told: Told = field(default=NOTHING, compare=False, repr=False)
     media_type: str = sse.MEDIA_TYPE
     ping: bytes = sse.COMMENT
 
@@ -118,8 +120,8 @@ class ChatRequest:
         return {"id": f"chatcmpl-{identity}", "object": kind, "created": int(time.time()), "model": self.model}
 
 
-def read(body: bytes) -> ChatRequest:
-    """Parse a request body. Raises `Refusal` (400) naming the field that is wrong."""
+def read(body: bytes, told: Told = NOTHING) -> ChatRequest:
+    """Parse a request body behind what was `told`. Raises `Refusal` (400) naming the field that is wrong."""
     fields = read_object(read_json(body, "body"), "body")
     check_table(fields, FIELDS, _ALLOWED)
     options = fields.get("stream_options")
@@ -127,8 +129,9 @@ def read(body: bytes) -> ChatRequest:
     hidden = fields.get("tool_choice") == "none"
     tools = read_tools(fields.get("tools"))
     limits = [read_integer(fields, name, 1) for name in ("max_tokens", "max_completion_tokens")]
+    told = read_messages(fields.get("messages"), told)
     ask = Ask(
-        messages=read_messages(fields.get("messages")),
+        messages=told.messages,
         tools=() if hidden else tools,
         max_tokens=min((limit for limit in limits if limit is not None), default=None),
         temperature=read_number(fields, "temperature", 0.0, 2.0),
@@ -139,6 +142,7 @@ def read(body: bytes) -> ChatRequest:
     )
     return ChatRequest(
         ask=ask,
+        told=told,
         model=read_model(fields),
         stream=read_flag(fields, "stream"),
         include_usage=read_flag(options, "include_usage", "stream_options."),
@@ -147,7 +151,9 @@ def read(body: bytes) -> ChatRequest:
     )
 
 
-DIALECT = Dialect(name="openai_chat", fields=FIELDS, read=read, refuse=openai_error, items="messages")
+DIALECT = Dialect(
+    name="openai_chat", fields=FIELDS, read=read, refuse=openai_error, growth=Growth(items="messages", read=read)
+)
 
 
 class _Writer:

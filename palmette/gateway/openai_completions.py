@@ -35,6 +35,7 @@ from palmette.gateway.fields import (
 )
 from palmette.gateway.openai_chat import fingerprint, usage
 from palmette.gateway.refusal import Refusal, malformed, openai_error
+from palmette.gateway.told import NOTHING, Told
 
 FIELDS: dict[str, Fate] = {
     "prompt": "honoured",  # a list of token ids; text has a dialect of its own, which knows the model's template
@@ -91,6 +92,7 @@ class CompletionRequest:
     include_usage: bool
     logprobs: bool
     return_token_ids: bool
+    told: Told = NOTHING  # ids alone: nothing was told
     media_type: str = sse.MEDIA_TYPE
     ping: bytes = sse.COMMENT
 

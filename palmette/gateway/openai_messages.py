@@ -15,15 +15,22 @@ from palmette.gateway.fields import (
     read_string,
 )
 from palmette.gateway.refusal import malformed
+from palmette.gateway.told import NOTHING, Place, Told
 
 
-def read_messages(value: Any) -> tuple[Message, ...]:
-    """Return the messages of a request; text parts are joined, unknown keys left out. Raises `Refusal`."""
+def read_messages(value: Any, told: Told = NOTHING) -> Told:
+    """Return the messages of a request behind those of `told`; text parts are joined, unknown keys left out.
+
+    Raises `Refusal`.
+    """
     if not isinstance(value, list) or not value:
         raise malformed("messages", "expected a list with at least one message.")
-    if len(value) > MAX_MESSAGES:
+    begun = told.end
+    if begun.items + len(value) > MAX_MESSAGES:
         raise malformed("messages", f"expected at most {MAX_MESSAGES} messages.")
-    return tuple(_message(item, f"messages[{index}]") for index, item in enumerate(value))
+    messages = [_message(item, f"messages[{index}]") for index, item in enumerate(value)]
+    counts = range(1, len(value) + 1)
+    return told.onward(messages, [Place(items=begun.items + n, messages=begun.messages + n) for n in counts])
 
 
 def read_tools(value: Any) -> tuple[Tool, ...]:

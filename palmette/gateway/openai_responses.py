@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -16,7 +16,7 @@ from palmette.engine.api import FinishReason
 from palmette.gateway import sse
 from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
-from palmette.gateway.dialect import Dialect
+from palmette.gateway.dialect import Dialect, Growth
 from palmette.gateway.fields import (
     Fate,
     check_table,
@@ -29,6 +29,7 @@ from palmette.gateway.fields import (
 )
 from palmette.gateway.refusal import Refusal, malformed, openai_error
 from palmette.gateway.responses_items import Offered, read_input, read_tools, write_call
+from palmette.gateway.told import NOTHING, Told
 
 FIELDS: dict[str, Fate] = {
     "input": "honoured",
@@ -75,6 +76,7 @@ class ResponsesRequest:
     model: str
     stream: bool
     return_token_ids: bool
+    told: Told = field(default=NOTHING, compare=False, repr=False)
     media_type: str = sse.MEDIA_TYPE
     ping: bytes = sse.COMMENT
 
@@ -136,7 +138,7 @@ class ResponsesRequest:
         }
 
 
-def read(body: bytes) -> ResponsesRequest:
+def read(body: bytes, told: Told = NOTHING) -> ResponsesRequest:
     """Parse a request body. Raises `Refusal` (400) naming the field that is wrong."""
     fields = read_object(read_json(body, "body"), "body")
     _check_text(fields)
@@ -147,8 +149,9 @@ def read(body: bytes) -> ResponsesRequest:
     system = (Message(role="system", content=instructions),) if instructions else ()
     tools = read_tools(fields)
     hidden = fields.get("tool_choice") == "none"
+    told = read_input(fields.get("input"), told)
     ask = Ask(
-        messages=(*system, *read_input(fields.get("input"))),
+        messages=(*system, *told.messages),
         tools=() if hidden else tuple(tool for tool, _ in tools.values()),
         max_tokens=read_integer(fields, "max_output_tokens", 1),
         temperature=read_number(fields, "temperature", 0.0, 2.0),
@@ -156,6 +159,7 @@ def read(body: bytes) -> ResponsesRequest:
     )
     return ResponsesRequest(
         ask=ask,
+        told=told,
         offered={name: offered for name, (_, offered) in tools.items()},
         model=read_model(fields),
         stream=read_flag(fields, "stream"),
@@ -168,7 +172,9 @@ def count(tokens: int) -> dict[str, Any]:
     return {"object": "response.input_tokens", "input_tokens": tokens}
 
 
-DIALECT = Dialect(name="openai_responses", fields=FIELDS, read=read, refuse=openai_error)
+DIALECT = Dialect(
+    name="openai_responses", fields=FIELDS, read=read, refuse=openai_error, growth=Growth(items="input", read=read)
+)
 
 
 class _Writer:

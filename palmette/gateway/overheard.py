@@ -57,7 +57,7 @@ def _chat(answer: Any) -> Overheard:
 def _chat_message(message: dict[str, Any]) -> Message:
     """Return the message; where arguments are no JSON it is told as malformed, like one of our own."""
     try:
-        return openai_messages.read_messages([message])[0]
+        return openai_messages.read_messages([message]).messages[0]
     except Refusal as refusal:
         text = "\n".join(str(call.get("function", call)) for call in message.get("tool_calls") or ())
         said = f"{message.get('content') or ''}\n{text}".strip()
@@ -89,7 +89,7 @@ def _chat_streamed(events: Iterator[Any]) -> Any:
 
 def _messages(answer: Any) -> Overheard:
     told = {"messages": [{"role": "assistant", "content": answer["content"]}]}
-    [message] = anthropic_messages.read_messages(told)
+    [message] = anthropic_messages.read_messages(told).messages
     return Overheard(message=message, **_counts(answer, "input_tokens", "output_tokens"))
 
 

@@ -19,6 +19,7 @@ from palmette.gateway.fields import (
     read_string,
 )
 from palmette.gateway.refusal import malformed
+from palmette.gateway.told import NOTHING, Place, Told
 
 _SERVER_TOOLS = ("web_search", "web_search_preview", "image_generation", "local_shell", "tool_search")
 _ROLES: dict[Any, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -51,15 +52,20 @@ class _Assistant:
         )
 
 
-def read_input(value: Any) -> tuple[Message, ...]:
-    """Return the messages of an input, a string or a list of items. Raises `Refusal`."""
+def read_input(value: Any, told: Told = NOTHING) -> Told:
+    """Return the messages of an input, a string or a list of items, behind those of `told`. Raises `Refusal`.
+
+    There is no place within a turn of the assistant's, which is one message of several items.
+    """
     if isinstance(value, str):
-        return (Message(role="user", content=value),)
+        return told.onward([Message(role="user", content=value)], [])
     if not isinstance(value, list) or not value:
         raise malformed("input", "expected a string or a list with at least one item.")
-    if len(value) > MAX_MESSAGES:
+    begun = told.end
+    if begun.items + len(value) > MAX_MESSAGES:
         raise malformed("input", f"expected at most {MAX_MESSAGES} items.")
     messages: list[Message] = []
+    places: list[Place] = []
     turn: _Assistant | None = None
     for index, item in enumerate(value):
         at = f"input[{index}]"
@@ -73,9 +79,10 @@ def read_input(value: Any) -> tuple[Message, ...]:
             messages.append(turn.message())
             turn = None
         messages.append(given)
+        places.append(Place(items=begun.items + index + 1, messages=begun.messages + len(messages)))
     if turn is not None:
         messages.append(turn.message())
-    return tuple(messages)
+    return told.onward(messages, places)
 
 
 def read_tools(fields: Mapping[str, Any]) -> dict[str, tuple[Tool, Offered]]:
