@@ -1,11 +1,13 @@
 """Learning: every method on every game, at equal updates and equal environment steps.
 
     python benchmarks/marl.py [--games scout-3x2 ...] [--methods none ...] [--seeds 5] [--steps N] [--json PATH]
+                              [--models DIR]
 
 Rows are ``{game, method, seed, score, comm_rate, messages, env_steps, updates, minutes}``: the score (share won, or
 mean return) is the mean of the last three greedy tests, minutes are of processor time in one thread. ``random`` runs at
 the rate that t2mac_plus ended with under the same seed. With --json, rows are written as they come and those that are
-there are not run again, so it may be stopped and started. Every method is our re-implementation, untuned.
+there are not run again, so it may be stopped and started. With --models, trained agents stay there as
+``GAME/METHOD-SEED.safetensors``, for `benchmarks/marl_trust.py`. Every method is our re-implementation, untuned.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save as to_bytes
+from torch import Tensor
 
 from palmette.marl.comm.names import METHODS
 from palmette.marl.envs.hallway import clock_bar
@@ -64,6 +68,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="environment steps, instead of each game's")
     parser.add_argument("--json", type=Path, help="read and write rows here")
+    parser.add_argument("--models", type=Path, help="write trained agents below this directory")
     parser.add_argument("--quick", action="store_true", help="2,000 steps of the small Scout: does it run at all")
     options = parser.parse_args()
     if options.quick:
@@ -74,9 +79,12 @@ def main() -> None:
     for game, seed, method in _plan(options.games, options.seeds, options.methods):
         if any((row["game"], row["seed"], row["method"]) == (game, seed, method) for row in rows):
             continue
-        row = train(game, method, seed, rows, steps=options.steps)
-        if row is None:
+        trained = train(game, method, seed, rows, steps=options.steps)
+        if trained is None:
             continue
+        row, agents = trained
+        if options.models:
+            write_atomic(options.models / game / f"{method}-{seed}.safetensors", to_bytes(agents))
         rows.append(row)
         print(json.dumps(row), flush=True)
         if options.json:
@@ -84,8 +92,10 @@ def main() -> None:
     show([row for row in rows if row["game"] in options.games])
 
 
-def train(game: str, method: str, seed: int, rows: Iterable[Row], *, steps: int | None = None) -> Row | None:
-    """Return the row of one training; None where the method does not apply (the oracle of a game without one)."""
+def train(
+    game: str, method: str, seed: int, rows: Iterable[Row], *, steps: int | None = None
+) -> tuple[Row, dict[str, Tensor]] | None:
+    """Return the row of one training and the agents; None where the method does not apply (no oracle in the game)."""
     settings: dict[str, Any] = {**GAMES[game], "method": method, "seed": seed, "kind": "marl"}
     if steps:
         settings["steps"] = steps
@@ -105,7 +115,7 @@ def train(game: str, method: str, seed: int, rows: Iterable[Row], *, steps: int 
         if before // every != training.env_steps // every or training.finished:
             tests.append(training.measure())
     last = tests[-3:]
-    return {
+    row = {
         "game": game,
         "method": method,
         "seed": seed,
@@ -117,6 +127,7 @@ def train(game: str, method: str, seed: int, rows: Iterable[Row], *, steps: int 
         "minutes": round(training.seconds / 60, 2),
         "curve": [round(each.score, 3) for each in tests],
     }
+    return row, {name: value.contiguous() for name, value in training.learner.agents.state_dict().items()}
 
 
 def show(rows: list[Row]) -> None:
