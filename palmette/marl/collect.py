@@ -20,6 +20,7 @@ class Played:
     """Episodes, and what was counted while they were played."""
 
     episodes: Episodes
+    won_E: Tensor  # bool
     won: float  # share of the episodes, 0..1
     mean_return: float  # mean over episodes of the sum of rewards
     comm_rate: float  # share of the N (N - 1) links that were open, over all live steps
@@ -33,22 +34,34 @@ class Collector:
         self.game, self._generator, self._ids = game, generator, ids
 
     @torch.no_grad()
-    def play(self, agents: Agents, *, epsilon: float, open_all: bool = False, channel: Channel | None = None) -> Played:
+    def play(
+        self,
+        agents: Agents,
+        *,
+        epsilon: float,
+        open_all: bool = False,
+        channel: Channel | None = None,
+        hears_BN: Tensor | None = None,
+        trust_N: Tensor | None = None,
+    ) -> Played:
         """Return one episode a copy, each agent acting at random with probability `epsilon`.
 
-        Raises `UserError` for a reward that is not a number.
+        `hears_BN` 0 mutes a sender for an episode, and `trust_N` discounts what each sender says. Raises `UserError`
+        for a reward that is not a number.
         """
         game, spec = self.game, self.game.spec
         frames, actions, links = [game.reset()], [], []
         last_BN = torch.full((game.batch, spec.agents), -1, device=frames[0].obs_BNO.device)
         hidden_BNH = None
         live = []
+        line = (channel or Channel()).open(frames[0], self._generator, hears_BN)
+        trust_BN = None if trust_N is None else trust_N.expand(game.batch, -1)
         for _ in range(spec.limit):
             frame = frames[-1]
             live.append(~frame.ended_B)
             inputs_B1NI = network_inputs(frame.obs_BNO[:, None], last_BN[:, None], actions=spec.actions, ids=self._ids)
             hidden_B1NH, hidden_BNH = agents.remember(inputs_B1NI, hidden_BNH)
-            talk = agents.talk(hidden_B1NH[:, 0], self._scene(frame, open_all, channel))
+            talk = line.talk(agents, hidden_B1NH[:, 0], self._scene(frame, open_all, trust_BN))
             last_BN = self._choose(talk.q_MNA, frame.avail_BNA, epsilon)
             actions.append(last_BN)
             links.append(talk.links_MNN.sum((1, 2)))
@@ -59,12 +72,12 @@ class Collector:
                 break
         return self._played(frames, actions, live, links)
 
-    def _scene(self, frame: Frame, open_all: bool, channel: Channel | None) -> Scene:
+    def _scene(self, frame: Frame, open_all: bool, trust_BN: Tensor | None) -> Scene:
         return Scene(
             avail_MNA=frame.avail_BNA,
             generator=self._generator,
             news_MNN=frame.news_BNN,
-            arrives_MNN=channel.draw(frame, self._generator) if channel else None,
+            trust_MN=trust_BN,
             open_all=open_all,
         )
 
@@ -96,6 +109,7 @@ class Collector:
                 ended_ET=_pad(over_BT & live_BT, pad),
                 live_ET=_pad(live_BT, pad),
             ),
+            won_E=frames[-1].won_B,
             won=float(frames[-1].won_B.float().mean()),
             mean_return=float(reward_BT.sum(1).mean()),
             comm_rate=sent / (spec.agents * (spec.agents - 1)),

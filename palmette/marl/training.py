@@ -12,6 +12,7 @@ from torch import Tensor
 from palmette.marl.collect import Collector, Played
 from palmette.marl.comm.api import Sizes
 from palmette.marl.comm.names import open_method
+from palmette.marl.envs.api import Spec
 from palmette.marl.envs.names import open_game
 from palmette.marl.episode import Buffer
 from palmette.marl.learn import Learner, open_learner
@@ -28,6 +29,16 @@ class Measured:
     mean_return: float
     comm_rate: float  # share of the N (N - 1) links that were open
     messages: float  # a step
+
+
+def measured(played: Played, spec: Spec) -> Measured:
+    """Return what a test came to."""
+    return Measured(
+        score=played.won if spec.score == "won" else played.mean_return,
+        mean_return=played.mean_return,
+        comm_rate=played.comm_rate,
+        messages=played.messages,
+    )
 
 
 class Training:
@@ -90,12 +101,7 @@ class Training:
         collector = Collector(game, generator, ids=self.recipe.learn.ids)
         played: Played = collector.play(self.learner.agents, epsilon=0.0, open_all=self.open_all, **play)
         self.seconds += time.process_time() - start_s
-        return Measured(
-            score=played.won if self.spec.score == "won" else played.mean_return,
-            mean_return=played.mean_return,
-            comm_rate=played.comm_rate,
-            messages=played.messages,
-        )
+        return measured(played, self.spec)
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that goes on, by dotted name."""

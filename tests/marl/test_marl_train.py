@@ -8,11 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from palmette.errors import UserError
-from palmette.marl.channel import Channel
 from palmette.marl.collect import Collector
 from palmette.marl.comm.api import Sizes
 from palmette.marl.comm.names import METHODS, open_method
-from palmette.marl.envs.names import GAMES, open_game
+from palmette.marl.envs.names import GAMES
 from palmette.marl.envs.scout import Scout, ScoutConfig
 from palmette.marl.learn import LearnConfig
 from palmette.marl.nets import Agents
@@ -119,18 +118,6 @@ def test_what_was_counted_is_what_the_game_says():
     assert abs(played.won - float(won_E.float().mean())) < 1e-6
     assert abs(played.mean_return - float(played.episodes.reward_ET.sum(1).mean())) < 1e-5
     assert bool((played.episodes.ended_ET.sum(1) == 1).all())
-
-
-def test_a_channel_loses_its_share():
-    game = open_game("scout", batch=2000)
-    frame = game.reset()
-    arrives = Channel(loss=0.3).draw(frame, torch.Generator().manual_seed(0))
-    assert abs(float(arrives.mean()) - 0.7) < 0.01
-
-
-def test_a_lost_message_is_still_one_that_was_sent():
-    training = Training(small(method="full"), 0)
-    assert training.measure(channel=Channel(loss=1.0)).comm_rate == 1.0
 
 
 @pytest.mark.parametrize("method", ["t2mac_plus", "random", "maic"])

@@ -29,6 +29,7 @@ class Scene:
     state_MS: Tensor | None = None  # while learning only; no agent sees it when it acts
     news_MNN: Tensor | None = None  # bool: which link carries news, where the game can tell
     arrives_MNN: Tensor | None = None  # 1 or 0: what the channel lets through; None: everything
+    trust_MN: Tensor | None = None  # in each sender, 0..1, where trust discounts what it says; None: full trust
     open_all: bool = False  # a warm-up: a gate that learns is held open
     learning: bool = False  # also compute labels and further losses
 

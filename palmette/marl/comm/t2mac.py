@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from palmette.evidence import fuse_links, log_evidence, uncertainty_reduction
+from palmette.evidence import discount, fuse_links, log_evidence, uncertainty_reduction
 from palmette.marl.comm.api import Scene, Sizes, Talk, between_others, received
 from palmette.marl.comm.gate import Gate
 from palmette.marl.comm.pairs import Pairs
@@ -53,6 +53,8 @@ class T2mac(nn.Module):
         """Return values of the fused evidence; gradients flow through open links only."""
         own_MNK = softplus(self.own(hidden_MNH))
         sent_MNNK = softplus(self.send(hidden_MNH) - 1)
+        if scene.trust_MN is not None:
+            sent_MNNK = discount(sent_MNNK, scene.trust_MN[..., None])
         logits_MNN, links_MNN = self.gate(hidden_MNH)
         if scene.open_all:
             links_MNN = between_others(hidden_MNH)

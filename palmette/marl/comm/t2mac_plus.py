@@ -55,6 +55,8 @@ class T2macPlus(nn.Module):
     def forward(self, hidden_MNH: Tensor, scene: Scene) -> Talk:
         """Return values after a round over the links that the gate opens."""
         weight_MN = self.confidence(hidden_MNH)
+        if scene.trust_MN is not None:
+            weight_MN = weight_MN * scene.trust_MN
         message_MNH = self.features.messages(hidden_MNH, weight_MN)
         logits_MNN, links_MNN = self.gate(hidden_MNH)
         if scene.open_all or self.config.gate == "all":
