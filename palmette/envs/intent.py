@@ -32,19 +32,11 @@ _ASK_S = 120.0
 def rephrase(task: Task, level: str, out_dir: Path, *, rewriter: Rewriter | None = None) -> Task:
     """Write the task phrased at `level` (of `INTENTS`) as the directory `out_dir`, whole or not at all.
 
-    Raises `UserError` for an unknown level, a directory in the way, and a rewriting that leaves out what is needed.
+    Raises `UserError` for a directory in the way, and as `phrased` does.
     """
-    if level not in INTENTS:
-        raise UserError(f"unknown level '{level}'{suggest(level, INTENTS)} (known: {', '.join(INTENTS)})")
     if out_dir.exists():
         raise UserError(f"{out_dir} exists already; remove it or choose another place")
-    own = task.path / "phrasings" / f"{level}.md"
-    if rewriter is None and own.is_file():
-        said = own.read_text(encoding="utf-8").strip()
-    else:
-        said = (rewriter or _by_template(task))(task.instruction, level).strip()
-        if lost := sorted(needed(task) - _tokens(said)):
-            raise UserError(f"{task.path}: phrased as {level} it no longer says {', '.join(lost[:5])}")
+    said = phrased(task, level, rewriter=rewriter)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent)) / "task"
     try:
@@ -55,6 +47,22 @@ def rephrase(task: Task, level: str, out_dir: Path, *, rewriter: Rewriter | None
     finally:
         shutil.rmtree(scratch.parent, ignore_errors=True)
     return load_task(out_dir)
+
+
+def phrased(task: Task, level: str, *, rewriter: Rewriter | None = None) -> str:
+    """Return the task's instruction at `level` (of `INTENTS`): its own phrasing, or a rewriting.
+
+    Raises `UserError` for an unknown level and a rewriting that leaves out what is needed.
+    """
+    if level not in INTENTS:
+        raise UserError(f"unknown level '{level}'{suggest(level, INTENTS)} (known: {', '.join(INTENTS)})")
+    own = task.path / "phrasings" / f"{level}.md"
+    if rewriter is None and own.is_file():
+        return own.read_text(encoding="utf-8").strip()
+    said = (rewriter or _by_template(task))(task.instruction, level).strip()
+    if lost := sorted(needed(task) - _tokens(said)):
+        raise UserError(f"{task.path}: phrased as {level} it no longer says {', '.join(lost[:5])}")
+    return said
 
 
 def needed(task: Task) -> set[str]:

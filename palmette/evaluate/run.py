@@ -10,6 +10,7 @@ from palmette.engine.api import Sampling
 from palmette.envs.api import Task
 from palmette.evaluate.metrics import PASS, Score, score
 from palmette.progress import Progress
+from palmette.rollout.casting import Casting
 from palmette.rollout.pool import Pool
 from palmette.rollout.run import Rollout
 
@@ -44,9 +45,11 @@ async def evaluate(
     samples: int = 1,
     sampling: Sampling,
     on_done: Callable[[Rollout], None] | None = None,
+    casting: Casting | None = None,
 ) -> Evaluation:
     """Attempt every task `samples` times with the engine behind `pool`, and score what came back."""
-    return evaluation(await pool.run(tasks, samples=samples, sampling=sampling, on_done=on_done))
+    found = await pool.run(tasks, samples=samples, sampling=sampling, on_done=on_done, casting=casting)
+    return evaluation(found)
 
 
 def shown_on(bar: Progress) -> Callable[[Rollout], None]:

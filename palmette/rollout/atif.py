@@ -21,7 +21,8 @@ from palmette.trajectory.tree import Tree
 
 VERSION = "ATIF-v1.7"
 _OURS = "palmette"  # our key in `extra`
-_FACTS = ("task", "domain", "tier", "group", "sample", "outcome", "reward", "wall_s", "detail", "attempt")
+_ENDED = ("outcome", "reward", "wall_s", "detail")
+_FACTS = ("task", "domain", "tier", "group", "sample", "attempt", "scaffold", "intent", *_ENDED)
 
 
 def to_atif(rollout: Rollout, *, model: str = "", scaffold: str = "", exact: bool = True) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def to_atif(rollout: Rollout, *, model: str = "", scaffold: str = "", exact: boo
             "session_id": session,
             "trajectory_id": f"{session}/{number}",
             "agent": {
-                "name": scaffold or "palmette",
+                "name": scaffold or rollout.scaffold or "palmette",
                 "version": palmette.__version__,
                 "model_name": model or "unknown",
             },

@@ -54,7 +54,7 @@ class Attempt:
         self.patch: str | None = None
         self.began_s = time.monotonic()
         self.left_s = task.agent_timeout_s
-        self._scaffold, self._gateway = scaffold, gateway
+        self.scaffold, self._gateway = scaffold, gateway
         self._version = gateway.engine.version
         self._phase = Phase.START
         self._stop: Stop | None = None
@@ -75,7 +75,7 @@ class Attempt:
 
     async def start(self, host: Host, sampling: Sampling) -> None:
         """Start and prepare a sandbox and open a session."""
-        self.sandbox = Watched(await host.start(await _spec(self.task, self._scaffold, self._gateway)))
+        self.sandbox = Watched(await host.start(await _spec(self.task, self.scaffold, self._gateway)))
         await prepare(self.sandbox, self.task)
         self.session = self._gateway.open_session(sampling)
 
@@ -174,10 +174,10 @@ class Attempt:
 
     def _endpoint(self, session: Session, sandbox: Sandbox) -> Endpoint:
         """Say where the model is, as seen from where the scaffold's requests leave."""
-        inside = _runs_inside(self._scaffold)
+        inside = _runs_inside(self.scaffold)
         outer = sandbox.gateway_url if inside else f"http://{self._gateway.host}:{self._gateway.port}"
         if outer is None:
-            name = self._scaffold.name
+            name = self.scaffold.name
             raise SandboxError(f"scaffold {name} runs inside the sandbox, which has no network to the gateway")
         return Endpoint(base_url=outer.rstrip("/") + session.base_url, api_key=session.key)
 

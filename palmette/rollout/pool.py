@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from palmette.engine.api import Sampling
@@ -11,6 +12,7 @@ from palmette.envs.api import Task
 from palmette.gateway.app import Gateway
 from palmette.rollout.attempt import Grades
 from palmette.rollout.branch import Trunk
+from palmette.rollout.casting import Casting
 from palmette.rollout.outcomes import RULES
 from palmette.rollout.run import Rollout, cancelled, run_rollout
 from palmette.sandbox.api import Host
@@ -53,24 +55,31 @@ class Pool:
         sampling: Sampling,
         on_done: OnDone | None = None,
         branch_at: int | None = None,
+        casting: Casting | None = None,
     ) -> list[Rollout]:
         """Attempt every task `samples` times; return the rollouts task-major (sample s of task g at g * samples + s).
 
         With `branch_at` the samples of a task branch from one trunk of so many turns (`palmette.rollout.branch`), and
         a sample that is lost goes on from the trunk again. Where the trunk ends before, it is sample 0, and the other
-        samples are attempted from the beginning.
+        samples are attempted from the beginning. `casting` says how each sample is told its task and who drives it (the
+        pool's scaffold, where nobody says); a trunk is what it says of sample 0.
 
         `on_done` is called once for each rollout as soon as it is final, so a caller that is cancelled has every
         finished one; what it raises ends the run. When the caller is cancelled, sandboxes are closed before
         `asyncio.CancelledError` leaves here. Raises `UserError` where `branch_at` asks for what the scaffold or
         the host cannot do.
         """
-        places = [(group, sample) for group in range(len(tasks)) for sample in range(samples)]
-        trunks = [] if branch_at is None else [self._trunk(t, g, sampling, branch_at) for g, t in enumerate(tasks)]
+        places = [
+            _Place(group, sample, *(casting(task, group, sample) if casting else (task, self._scaffold)))
+            for group, task in enumerate(tasks)
+            for sample in range(samples)
+        ]
+        first = [] if branch_at is None else [place for place in places if place.sample == 0]
+        trunks = [self._trunk(place, sampling, branch_at or 0) for place in first]
         groups = [_Group(trunk, asyncio.ensure_future(self._tried(trunk.grow)), samples) for trunk in trunks]
         jobs = [
-            asyncio.ensure_future(self._job(tasks[g], g, s, sampling, on_done, groups[g] if groups else None))
-            for g, s in places
+            asyncio.ensure_future(self._job(place, sampling, on_done, groups[place.group] if groups else None))
+            for place in places
         ]
         under_way = [*jobs, *(group.growing for group in groups)]
         self._running.update(under_way)
@@ -80,10 +89,7 @@ class Pool:
                 for job in done:
                     if not job.cancelled() and (error := job.exception()) is not None:
                         raise error
-            return [
-                self._record(job, tasks[group], group, sample, on_done)
-                for job, (group, sample) in zip(jobs, places, strict=True)
-            ]
+            return [self._record(job, place, on_done) for job, place in zip(jobs, places, strict=True)]
         finally:
             for job in under_way:
                 job.cancel()
@@ -97,27 +103,25 @@ class Pool:
         for job in self._running:
             job.cancel()
 
-    def _trunk(self, task: Task, group: int, sampling: Sampling, branch_at: int) -> Trunk:
+    def _trunk(self, place: _Place, sampling: Sampling, branch_at: int) -> Trunk:
         return Trunk(
-            task,
+            place.task,
             at_turn=branch_at,
-            group=group,
-            scaffold=self._scaffold,
+            group=place.group,
+            scaffold=place.scaffold,
             gateway=self._gateway,
             host=self._host,
             grader=self._grader,
             sampling=sampling,
         )
 
-    async def _job(
-        self, task: Task, number: int, sample: int, sampling: Sampling, on_done: OnDone | None, group: _Group | None
-    ) -> Rollout:
+    async def _job(self, place: _Place, sampling: Sampling, on_done: OnDone | None, group: _Group | None) -> Rollout:
         async def alone(attempt: int) -> Rollout:
             return await run_rollout(
-                task,
-                group=number,
-                sample=sample,
-                scaffold=self._scaffold,
+                place.task,
+                group=place.group,
+                sample=place.sample,
+                scaffold=place.scaffold,
                 gateway=self._gateway,
                 host=self._host,
                 grader=self._grader,
@@ -130,9 +134,9 @@ class Pool:
         else:
             async with group as ended:
                 if ended is None:
-                    rollout = await self._tried(lambda attempt: group.trunk.branch(sample, attempt))
+                    rollout = await self._tried(lambda attempt: group.trunk.branch(place.sample, attempt))
                 else:
-                    rollout = ended if sample == 0 else await self._tried(alone)
+                    rollout = ended if place.sample == 0 else await self._tried(alone)
         if on_done is not None:
             on_done(rollout)
         return rollout
@@ -148,15 +152,23 @@ class Pool:
             await asyncio.sleep(self._backoff_s * 2 ** (attempt - 1))
             attempt += 1
 
-    def _record(
-        self, job: asyncio.Task[Rollout], task: Task, group: int, sample: int, on_done: OnDone | None
-    ) -> Rollout:
+    def _record(self, job: asyncio.Task[Rollout], place: _Place, on_done: OnDone | None) -> Rollout:
         if not job.cancelled():
             return job.result()
-        rollout = cancelled(task, group=group, sample=sample)
+        rollout = cancelled(place.task, group=place.group, sample=place.sample, scaffold=place.scaffold.name)
         if on_done is not None:
             on_done(rollout)
         return rollout
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """One sample: the task as it is told it, and who drives it."""
+
+    group: int
+    sample: int
+    task: Task
+    scaffold: Scaffold
 
 
 class _Group:

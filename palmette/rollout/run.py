@@ -24,7 +24,8 @@ class Rollout:
     `reward` is None where nobody can be trusted to know it (never 0). `group` is the index of the task in the run's
     list, `sample` the index within the group, `attempt` counts from 1 over retries. `conversation` holds the
     messages as plain dicts, for people to read; training reads `tree` only. `patch` is what a rollout of the swe domain
-    changed in its work directory, None where nobody looked.
+    changed in its work directory, None where nobody looked. `scaffold` drove the model, and `intent` (of
+    `palmette.envs.api.INTENTS`) is how the task was phrased; "" where nobody knows.
     """
 
     task: str
@@ -42,6 +43,8 @@ class Rollout:
     attempt: int
     tier: int = 1
     patch: str | None = None
+    scaffold: str = ""
+    intent: str = ""
 
 
 def sample_seed(seed: int | None, group: int, sample: int) -> int | None:
@@ -104,10 +107,12 @@ def concluded(attempt: Attempt, *, group: int, sample: int, number: int) -> Roll
         detail=attempt.detail,
         attempt=number,
         patch=attempt.patch,
+        scaffold=attempt.scaffold.name,
+        intent=attempt.task.intent,
     )
 
 
-def cancelled(task: Task, *, group: int, sample: int) -> Rollout:
+def cancelled(task: Task, *, group: int, sample: int, scaffold: str) -> Rollout:
     """Return the record of a rollout that was called off before it could end."""
     return Rollout(
         task=task.name,
@@ -124,4 +129,6 @@ def cancelled(task: Task, *, group: int, sample: int) -> Rollout:
         conversation=[],
         detail="called off",
         attempt=1,
+        scaffold=scaffold,
+        intent=task.intent,
     )

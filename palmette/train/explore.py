@@ -11,6 +11,7 @@ from palmette.envs.api import Task
 from palmette.progress import Progress
 from palmette.rollout.run import Rollout
 from palmette.train.credit import group_credit
+from palmette.train.curriculum import plan
 from palmette.train.draws import Draws
 from palmette.train.policy import OnPolicyConfig
 from palmette.train.samples import from_tree
@@ -44,6 +45,7 @@ async def explore(
             sampling=replace(sampling, seed=(sampling.seed or 0) + turn * 15_485_863),
             on_done=on_done,
             branch_at=config.branch_at,
+            casting=plan(place.curriculum, place.crew, start=start, samples=config.samples),
         )
         first = len(rollouts) // config.samples
         rollouts += [replace(rollout, group=rollout.group + first) for rollout in found]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from palmette.engine.api import Sampling
 from palmette.envs.api import Task
 from palmette.errors import UserError
-from palmette.evaluate.run import evaluate, shown_on
+from palmette.evaluate.run import Evaluation, evaluate, shown_on
 from palmette.model.load import load_model
 from palmette.progress import Progress
+from palmette.rollout.casting import Casting, cast
 from palmette.run import RunDir
 from palmette.train.memory import Watch
 from palmette.train.policy import OnPolicyConfig
@@ -74,7 +75,11 @@ def teacher_of(job: Job, domain: str) -> Path:
 
 
 async def evaluate_model(job: Job, name: str, path: Path, domains: Sequence[str]) -> None:
-    """Measure the model directory `path` on the held-out tasks of `domains`, as stage ``evaluate/<name>``."""
+    """Measure the model directory `path` on the held-out tasks of `domains`, as stage ``evaluate/<name>``.
+
+    First as training told and drove tasks, then in every phrasing and by every scaffold that the recipe's ``eval``
+    names; what these scored stands under ``axes`` in the stage's summary.
+    """
     stage = f"evaluate/{name}"
     if job.run.stage_done(stage):
         return
@@ -82,12 +87,26 @@ async def evaluate_model(job: Job, name: str, path: Path, domains: Sequence[str]
     config, place = job.recipe.eval, job.place
     tasks = [task for domain in domains for task in job.tasks[domain]["heldout"]]
     await place.serve(job.load(path))
+    result = await _measure(job, name, stage, tasks, cast(place.crew))
+    axes: dict[str, dict[str, Any]] = {}
+    for level in config.intents:
+        found = await _measure(job, name, f"{stage}/{level}", tasks, cast(place.crew, intents=[level]))
+        axes.setdefault("intent", {})[level] = found.to_dict()["domains"]
+    for scaffold in config.scaffolds:
+        driver = place.crew.named(scaffold)
+        found = await _measure(job, name, f"{stage}/{scaffold}", tasks, lambda task, _g, _s, by=driver: (task, by))
+        axes.setdefault("scaffold", {})[scaffold] = found.to_dict()["domains"]
+    numbers = {f"pass_1/{domain}": score.pass_1 for domain, score in result.domains.items()}
+    job.run.metrics(stage, 0, **numbers)
+    job.finish(stage, time.monotonic() - start_s, **result.to_dict(), axes=axes)
+
+
+async def _measure(job: Job, name: str, stage: str, tasks: Sequence[Task], casting: Casting) -> Evaluation:
+    config, place = job.recipe.eval, job.place
     sampling = Sampling(max_tokens=place.max_tokens, temperature=config.temperature, seed=job.recipe.seed)
     with Progress(stage, len(tasks) * config.samples, "rollouts") as bar:
         result = await evaluate(
-            tasks, pool=place.pool, samples=config.samples, sampling=sampling, on_done=shown_on(bar)
+            tasks, pool=place.pool, samples=config.samples, sampling=sampling, on_done=shown_on(bar), casting=casting
         )
     place.record(result.rollouts, stage=stage, step=0, model=name.split("-")[0])
-    numbers = {f"pass_1/{domain}": score.pass_1 for domain, score in result.domains.items()}
-    job.run.metrics(stage, 0, **numbers)
-    job.finish(stage, time.monotonic() - start_s, **result.to_dict())
+    return result

@@ -104,7 +104,7 @@ async def _build(recipe: Recipe, root: Path, checked: Path, place: Workplace) ->
                     domain,
                     root / domain / split,
                     count=config.train if split == "train" else config.heldout,
-                    tiers=config.tiers,
+                    tiers=config.tiers if split == "train" else config.heldout_tiers or config.tiers,
                     split=split,
                     seed=recipe.seed,
                 )

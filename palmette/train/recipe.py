@@ -10,9 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from palmette.envs.names import DOMAINS
 from palmette.errors import suggest
+from palmette.rollout.crew import ALL
 from palmette.sandbox.hosts import HOSTS
+from palmette.scaffolds.api import Pausing
 from palmette.scaffolds.names import SCAFFOLDS
 from palmette.train.config import TrainConfig
+from palmette.train.curriculum import CurriculumConfig, Intent
 from palmette.train.distil import DistilConfig
 from palmette.train.rl import RlConfig
 from palmette.train.serving import EngineConfig
@@ -37,6 +40,9 @@ class TasksConfig(BaseModel):
     train: int = Field(default=200, ge=1, description="tasks to learn from")
     heldout: int = Field(default=50, ge=1, description="tasks to measure on; no names in common with train")
     tiers: list[int] = Field(default_factory=lambda: [1, 2, 3], min_length=1, description="difficulties, in turn")
+    heldout_tiers: list[int] = Field(
+        default_factory=list, description="those of the held-out tasks, if other ones: harder than any in training, say"
+    )
 
 
 class EvalConfig(BaseModel):
@@ -46,6 +52,12 @@ class EvalConfig(BaseModel):
 
     samples: int = Field(default=1, ge=1, description="attempts a task")
     temperature: float = Field(default=0.0, ge=0, description="0 is greedy")
+    intents: list[Intent] = Field(
+        default_factory=list, description="phrasings in which all held-out tasks are attempted once more"
+    )
+    scaffolds: list[str] = Field(
+        default_factory=list, description="scaffolds by which they are, also such as no training rollout had"
+    )
 
 
 class NoiseConfig(BaseModel):
@@ -80,7 +92,11 @@ class Recipe(BaseModel):
         default_factory=list,
         description="beside the student: mean of the experts' weights | imitation of what they solved | RL on all",
     )
-    scaffold: str = Field(default="loop", description="the program that drives the model")
+    scaffold: str = Field(default="loop", description="what drives the model: loop, an agent's name, or its TOML file")
+    agents: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="domain (or all) -> scaffold -> share of the rollouts, where more than one drives",
+    )
     sandbox: str = Field(default="namespace", description="host of the sandboxes")
     concurrency: int = Field(default=32, ge=1, description="rollouts at the same time")
     max_tokens: int = Field(default=256, ge=1, description="most tokens of one turn")
@@ -92,6 +108,9 @@ class Recipe(BaseModel):
     sft: SftConfig = Field(default_factory=SftConfig, description="training on demonstrations")
     rl: RlConfig = Field(default_factory=RlConfig, description="reinforcement learning in sandboxes")
     distil: DistilConfig = Field(default_factory=DistilConfig, description="unifying the experts in one student")
+    curriculum: CurriculumConfig = Field(
+        default_factory=CurriculumConfig, description="which tasks, told how, driven by what: the three axes"
+    )
     train: TrainConfig = Field(default_factory=TrainConfig, description="how gradients are computed")
     eval: EvalConfig = Field(default_factory=EvalConfig, description="measuring on held-out tasks")
 
@@ -104,11 +123,17 @@ class Recipe(BaseModel):
             raise ValueError(f"domains names one twice: {', '.join(self.domains)}")
         if self.sandbox not in HOSTS:
             raise ValueError(_unknown("sandbox", self.sandbox, HOSTS))
-        if self.scaffold not in SCAFFOLDS:
-            raise ValueError(_unknown("scaffold", self.scaffold, SCAFFOLDS))
-        for section, named in (("tasks", self.tasks), ("distil.teachers", self.distil.teachers)):
+        for name in (
+            self.scaffold,
+            *(name for shares in self.agents.values() for name in shares),
+            *self.eval.scaffolds,
+        ):
+            if name not in SCAFFOLDS:
+                raise ValueError(_unknown("scaffold", name, SCAFFOLDS))
+        sections = {"tasks": self.tasks, "distil.teachers": self.distil.teachers, "agents": self.agents}
+        for section, named in sections.items():
             for domain in named:
-                if domain not in DOMAINS:
+                if domain not in DOMAINS and (section, domain) != ("agents", ALL):
                     raise ValueError(_unknown(f"domain in {section}:", domain, DOMAINS))
         return self
 
@@ -119,12 +144,34 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _agents_fit(self) -> Self:
+        for domain, shares in self.agents.items():
+            if wrong := next((name for name, share in shares.items() if not share > 0), None):
+                raise ValueError(f"agents.{domain}: the share of {wrong} must be more than 0; leave it out for none")
+        if self.curriculum.scaffold and not any(len(shares) > 1 for shares in self.agents.values()):
+            raise ValueError("curriculum.scaffold spreads a group over scaffolds: name two or more in [agents.all]")
+        for stage in ("rl", "distil"):
+            if getattr(self, stage).branch_at is None or stage not in self.stages:
+                continue
+            if self.curriculum.parts_a_group:
+                raise ValueError(f"{stage}.branch_at grows one trunk a task, so curriculum cannot part its samples")
+            for name in self._drivers():
+                if not isinstance(SCAFFOLDS[name](), Pausing):
+                    raise ValueError(f"{stage}.branch_at needs a scaffold that can pause, and {name} cannot: use loop")
+        return self
+
+    def _drivers(self) -> tuple[str, ...]:
+        """Return every scaffold that may drive a rollout of training."""
+        return (self.scaffold, *(name for shares in self.agents.values() for name in shares))
+
+    @model_validator(mode="after")
     def _every_domain_has_tasks(self) -> Self:
         for domain in self.domains:
             known = list(DOMAINS[domain].tiers)
             config = self.tasks.setdefault(domain, TasksConfig(tiers=known))
-            if wrong := [tier for tier in config.tiers if tier not in known]:
-                raise ValueError(f"tasks.{domain}.tiers: there is no tier {wrong[0]}; {domain} has {known}")
+            for key, tiers in (("tiers", config.tiers), ("heldout_tiers", config.heldout_tiers)):
+                if wrong := [tier for tier in tiers if tier not in known]:
+                    raise ValueError(f"tasks.{domain}.{key}: there is no tier {wrong[0]}; {domain} has {known}")
         return self
 
 

@@ -12,6 +12,7 @@ from palmette.engine.api import Engine
 from palmette.envs.grade import Grader
 from palmette.gateway.app import Gateway
 from palmette.model.load import resolve_model
+from palmette.rollout.crew import Crew
 from palmette.rollout.pool import Pool
 from palmette.rollout.record import save_rollouts
 from palmette.rollout.run import Rollout
@@ -19,6 +20,7 @@ from palmette.run import RunDir
 from palmette.sandbox.api import Host
 from palmette.sandbox.hosts import open_host
 from palmette.scaffolds.names import open_scaffold
+from palmette.train.curriculum import CurriculumConfig
 from palmette.train.serving import give, open_serving
 from palmette.trajectory.store import TreeStore
 
@@ -40,12 +42,14 @@ class Workplace:
         host: Host,
         grader: Grader,
         pool: Pool,
+        crew: Crew,
         store: TreeStore,
         max_tokens: int,
+        curriculum: CurriculumConfig,
     ) -> None:
         self.model_dir, self.renderer, self.engine = model_dir, renderer, engine
-        self.host, self.grader, self.pool = host, grader, pool
-        self.max_tokens = max_tokens
+        self.host, self.grader, self.pool, self.crew = host, grader, pool, crew
+        self.max_tokens, self.curriculum = max_tokens, curriculum
         self._store = store
         self.recorded = len(store)
 
@@ -82,9 +86,8 @@ async def open_workplace(recipe: Recipe, run: RunDir) -> AsyncIterator[Workplace
         await gateway.start()
         stack.push_async_callback(gateway.close)
         grader = Grader(host)
-        scaffold = open_scaffold(recipe.scaffold)
-        if close := getattr(scaffold, "aclose", None):
-            stack.push_async_callback(close)
+        crew = Crew(recipe.agents, recipe.scaffold, open_scaffold)
+        stack.push_async_callback(crew.aclose)
         yield Workplace(
             model_dir=model_dir,
             renderer=renderer,
@@ -95,9 +98,11 @@ async def open_workplace(recipe: Recipe, run: RunDir) -> AsyncIterator[Workplace
                 gateway=gateway,
                 host=host,
                 grader=grader,
-                scaffold=scaffold,
+                scaffold=crew.named(recipe.scaffold),
                 concurrency=recipe.concurrency,
             ),
+            crew=crew,
             store=TreeStore(run.path / "trees"),
             max_tokens=recipe.max_tokens,
+            curriculum=recipe.curriculum,
         )

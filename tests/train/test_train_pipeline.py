@@ -15,9 +15,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from palmette.errors import UserError
 from palmette.model.load import load_model
+from palmette.rollout.outcomes import RULES
 from palmette.rollout.record import load_rollouts
 from palmette.rollout.run import Rollout
 from palmette.run import RunDir
+from palmette.scaffolds.install import UNREACHABLE, install
+from palmette.scaffolds.roster import AGENTS
 from palmette.train.distil import check_renderers
 from palmette.train.material import ready_tasks
 from palmette.train.onpolicy import Filled, on_policy
@@ -56,7 +59,9 @@ Answer with <tool_call>{"name": ..., "arguments": {...}}</tool_call>.<|im_end|>
 {% endif %}"""
 
 
-def make_checkpoint(folder: Path, architecture: str, *, template: str = CHATML) -> Path:
+def make_checkpoint(
+    folder: Path, architecture: str, *, template: str = CHATML, context: int = 4096, seed: int = 3
+) -> Path:
     """Write a random model with a tokenizer of its own, as if it came from the hub."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -81,12 +86,12 @@ def make_checkpoint(folder: Path, architecture: str, *, template: str = CHATML) 
         "num_key_value_heads": 1,
         "head_dim": 16,
         "intermediate_size": 48,
-        "max_position_embeddings": 4096,
+        "max_position_embeddings": context,
         "bos_token_id": 0,
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     if architecture == "llama":
         model: Any = LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=False))
     else:
@@ -166,6 +171,50 @@ async def test_two_domains_on_qwen3(tmp_path: Path) -> None:
     assert {name: at for name, at in after.items() if name != "report"} == {
         name: at for name, at in before.items() if name != "report"
     }
+
+
+@pytest.mark.timeout(900)  # mini-swe-agent takes a minute to install, and seconds to start
+async def test_a_recipe_trains_a_model_behind_mini_swe_agent(tmp_path: Path) -> None:
+    """A black box from its registry, unchanged: the student's own tokens in it are what the teacher scores."""
+    try:
+        install(AGENTS["mini-swe-agent"])
+    except UserError as error:
+        if UNREACHABLE in str(error):
+            pytest.skip(str(error))
+        raise
+    start = make_checkpoint(tmp_path / "student", "qwen3", context=9000)
+    teacher = make_checkpoint(tmp_path / "teacher", "qwen3", context=9000, seed=4)
+    recipe = Recipe.model_validate(
+        {
+            "domains": ["terminal"],
+            "stages": ["distil"],
+            "model": {"path": str(start)},
+            "tasks": {"terminal": {"train": 2, "heldout": 1, "tiers": [1]}},
+            "agents": {"terminal": {"loop": 1, "mini-swe-agent": 1}},
+            "distil": {
+                "teachers": {"terminal": str(teacher)},
+                "groups": 2,
+                "samples": 1,
+                "steps": 1,
+                "cold_start": 0,
+                "rl_weight": 0,
+            },
+            "max_tokens": 400,
+        }
+    )
+    run = RunDir.create(tmp_path / "run", recipe, seed=recipe.seed)
+    await run_pipeline(recipe, run)
+    rollouts = {r.scaffold: r for r, _ in load_rollouts(TreeStore(run.path / "trees"), stage="distil")}
+    assert rollouts.keys() == {"loop", "mini-swe-agent"}
+    mini = rollouts["mini-swe-agent"]
+    assert RULES[mini.outcome].trainable, (mini.outcome, mini.detail)
+    assert mini.turns >= 1
+    assert "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT" in str(mini.conversation[:2]), "the agent's own prompt"
+    for branch in mini.tree.branches():
+        assert (branch.array("teacher_logprob")[branch.sampled] < 0).all(), "every sampled token was scored"
+    assert run.read_metrics("distil")[0]["rollouts"] == 2
+    before, after = load_model(start), load_model(run.path / "models" / "student")
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
 
 
 async def test_llama_interrupted_and_resumed(tmp_path: Path) -> None:
