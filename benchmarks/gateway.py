@@ -16,8 +16,8 @@ soon as it is answered; engine, relay and load are processes of their own on thi
 
 ``added`` is the time from a request's first byte to its answer's last, less the median of ``direct`` at a light load.
 In a closed loop it is the length of the queue that the agents make themselves, so rows with ``offered`` ask at a steady
-rate below what the closed loop reached. ``cpu_ms`` is the gateway's processor time a request, over all requests, those
-that brought a whole history among them. ``lost``: calls answered other than 200, or never. The peers are not installed
+rate below what the closed loop reached. ``cpu_ms`` is the relay's processor time (user and system, all its processes) a
+request while requests are counted. ``lost``: calls answered other than 200, or never. The peers are not installed
 with palmette: ``--peers PYTHON`` names one that has them (``pip install 'litellm[proxy]' fastapi httpx mcp``).
 """
 
@@ -128,13 +128,13 @@ def measure(
             "keys": keys,
             "history_chars": chars,
         }
-        load |= {"seconds": given.seconds, "warm_s": given.warm_s, "rate": rate}
+        watched = {"relay": process.pid} if process is not None else {}
+        load |= {"seconds": given.seconds, "warm_s": given.warm_s, "rate": rate, "watched": watched}
         with started(sys.executable, str(HERE / "gateway_load.py")) as loading, _peak_mb(process) as peak:
             seen = json.loads(loading.communicate(json.dumps(load))[0])
         seen["peak_mb"] = round(peak[0], 1)
         if name.startswith("palmette") and process is not None:
             seen |= json.loads(process.communicate()[0])
-            seen["cpu_ms"] = 1000 * (seen["cpu_s"] - seen["idle_cpu_s"]) / max(1, seen["turns"])
     return seen
 
 
@@ -171,7 +171,7 @@ def exact(given: argparse.Namespace) -> dict[str, Any]:
             gateway = relay("palmette", url, model, given.sessions[0], given.peers, trees)
             process, port, keys = stack.enter_context(gateway)
             load = {"port": port, "path": PATHS["palmette"], "keys": keys, "history_chars": 16_384}
-            load |= {"seconds": given.seconds, "warm_s": given.warm_s, "rate": 0.0}
+            load |= {"seconds": given.seconds, "warm_s": given.warm_s, "rate": 0.0, "watched": {}}
             with started(sys.executable, str(HERE / "gateway_load.py")) as loading:
                 seen = json.loads(loading.communicate(json.dumps(load))[0])
             assert process is not None
@@ -221,7 +221,7 @@ def _row(
         "lost": sum(run["lost"] for run in runs),
         "peak_mb": max(run["peak_mb"] for run in runs),
         "warm_s": round(middle["warm_s"], 1),
-        "cpu_ms": round(statistics.median(run["cpu_ms"] for run in runs), 2) if "cpu_ms" in runs[0] else None,
+        "cpu_ms": round(statistics.median(run["cpu_ms"].get("relay", 0.0) for run in runs), 2),
         "loop_lag_ms": max((run["peak_lag_ms"] for run in runs if "peak_lag_ms" in run), default=None),
     }
 

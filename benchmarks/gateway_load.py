@@ -3,7 +3,8 @@
 Every agent has a connection of its own, asks, reads the answer, appends it and a tool's result of some 250 tokens to
 its conversation, and asks again: at once, or with ``--rate`` at a steady rate over all agents. Its first question
 carries the whole history and is not counted. A call counts as lost when it is answered other than 200 or never.
-Reads one JSON object from standard input: {port, path, keys, history_chars, seconds, warm_s, rate}.
+Reads one JSON object from standard input: {port, path, keys, history_chars, seconds, warm_s, rate, watched}; `watched`
+names processes (by id) whose processor time, with that of their children, is told for the seconds that count.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections import Counter
 from typing import Any
 
 import msgspec
+import psutil
 import uvloop
 
 TOOLS = [
@@ -165,9 +167,11 @@ class Load:
         warm_s = time.perf_counter() - began
         if self._every_s:  # let the agents fall out of step
             await asyncio.sleep(min(2 * self._every_s, 10.0))
+        spent_s = {name: -_processor_s(pid) for name, pid in self._given["watched"].items()}
         self._counting, began = True, time.perf_counter()
         await asyncio.sleep(self._given["seconds"])
         self._counting, seconds = False, time.perf_counter() - began
+        spent_s = {name: spent_s[name] + _processor_s(pid) for name, pid in self._given["watched"].items()}
         self._ended = True
         for _ in range(int(TIMEOUT_S * 10)):
             if not self._unanswered:
@@ -183,7 +187,7 @@ class Load:
             "lost": lost,
             "statuses": {str(status): count for status, count in self._statuses.items()},
             "warm_s": warm_s,
-            "cpu_s": time.process_time(),
+            "cpu_ms": {name: 1000 * spent / max(1, len(took_ms)) for name, spent in spent_s.items()},
         }
 
     def answered(self, agent: Agent, status: int, took_s: float) -> None:
@@ -213,6 +217,12 @@ class Load:
         if not self._ended:
             self._unanswered.add(agent)
             agent.ask()
+
+
+def _processor_s(pid: int) -> float:
+    """Return the processor time of a process and its children so far."""
+    process = psutil.Process(pid)
+    return sum(sum(one.cpu_times()[:2]) for one in (process, *process.children(recursive=True)))
 
 
 def _quantile(values: list[float], share: float) -> float:

@@ -1,7 +1,7 @@
 """This project's gateway before the fake engine of `benchmarks/gateway.py`, in a process of its own.
 
 Prints one JSON line {port, keys}: a session a key. Upon end of input it closes the sessions, writes their trees with
-``--trees`` and prints another line {idle_cpu_s, cpu_s, peak_lag_ms, sampled_tokens, turns}.
+``--trees`` and prints another line {peak_lag_ms, sampled_tokens, turns}.
 """
 
 from __future__ import annotations
@@ -81,18 +81,15 @@ async def serve(given: argparse.Namespace) -> None:
     await gateway.start()
     sessions = [gateway.open_session(Sampling(max_tokens=512)) for _ in range(given.sessions)]
     print(json.dumps({"port": gateway.port, "keys": [session.key for session in sessions]}), flush=True)
-    idle_cpu_s, peak = time.process_time(), [0.0]
+    peak = [0.0]
     watching = asyncio.create_task(watch_lag(peak))
     await asyncio.to_thread(sys.stdin.read)
-    cpu_s = time.process_time()
     watching.cancel()
     for session in sessions:
         gateway.close_session(session.key)
     if given.trees:
         TreeStore(given.trees).extend(({}, session.tree) for session in sessions)
     told = {
-        "idle_cpu_s": idle_cpu_s,
-        "cpu_s": cpu_s,
         "peak_lag_ms": round(1000 * peak[0], 1),
         "sampled_tokens": sum(session.tree.num_sampled for session in sessions),
         "turns": sum(session.turns for session in sessions),

@@ -23,7 +23,8 @@ class Control:
     """The control tokens of one tokenizer and template.
 
     *Special* tokens are those that the tokenizer flags and the stop tokens; *marks* are other added tokens that the
-    template mentions (e.g. ``<tool_call>``), which an assistant may write itself but nobody else.
+    template mentions (e.g. ``<tool_call>``), which an assistant may write itself but nobody else. `added` are the texts
+    of all added tokens.
     """
 
     def __init__(self, backend: Tokenizer, stop_ids: Iterable[int], template: str) -> None:
@@ -36,6 +37,7 @@ class Control:
         self._texts = special + marks
         self._number = {text: number for number, text in enumerate(self._texts)}
         self.special_ids = frozenset(added[text]["id"] for text in special)
+        self.added = tuple(added)
         self._special, self._all, self._added = _any_of(special), _any_of(self._texts), _any_of(added)
         self._hidden = re.compile(f"\U000f0002{nonce}([0-9]+)\U000f0003")
         self._hide = f"\U000f0002{nonce}%d\U000f0003"

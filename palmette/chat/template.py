@@ -13,6 +13,7 @@ from palmette.chat.control import Control
 from palmette.chat.form import Form, find_form, schema, tell
 from palmette.chat.live import Live
 from palmette.chat.message import Message, Tool
+from palmette.chat.mould import Moulds
 from palmette.chat.parse import BEGINNINGS, BEGINNINGS_AT_START, hermes, read, syntaxes_of
 from palmette.chat.stand_in import Going, is_time_to_ask, probes, stand_in
 from palmette.errors import UserError
@@ -57,6 +58,7 @@ class Renderer:
         opening = self._render([Message(role="user", content=_PROBE)], (), generation=True)
         self._thinking = opening.rstrip().endswith(self._control.seal("<think>"))
         self._local = self._goes_on_locally()
+        self._moulds = self._make_moulds()
         self.vocab_size: int = len(tokenizer)
         self.hash: str = self._hash()
 
@@ -186,8 +188,9 @@ class Renderer:
         short = stand_in(messages, new, tools) if self._local else None
         if short is None:
             return self._told_behind(messages, new, tools)
+        told = self._moulds.fill(short, self._control.hide) if self._moulds else None
         try:
-            told = self._told_behind(short.messages, short.new, short.tools)
+            told = told or self._told_behind(short.messages, short.new, short.tools)
         except (PrefixBroken, TemplateRefused):
             return self._told_behind(messages, new, tools)
         if not is_time_to_ask(messages, new):
@@ -217,6 +220,22 @@ class Renderer:
             if short is not None and not self._agree(probe, short):
                 return False
         return True
+
+    def _make_moulds(self) -> Moulds | None:
+        """Return the template's moulds, None for one that changes ids of calls, or is several."""
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        template = self._tokenizer.chat_template
+        if self._form.short_ids or not isinstance(template, str):
+            return None
+
+        def tell(going: Going) -> str | None:
+            try:
+                return self._told_behind(going.messages, going.new, going.tools)
+            except (PrefixBroken, TemplateRefused):
+                return None
+
+        return Moulds(template, _compile_jinja_template(template).environment, tell, self._control.added)
 
     def _agree(self, probe: Going, short: Going) -> bool:
         try:
