@@ -56,6 +56,10 @@ class Task:
     license: str = ""
     provenance: str = ""
     complexity: Complexity = NO_COMPLEXITY
+    memory_mb: int = 0  # what its sandboxes have at least, the verifier's too; 0 is what every sandbox has
+    storage_mb: int = 0
+    pids: int = 0
+    evidence: tuple[str, ...] = ()  # files that the verifier leaves beside its reward, for people to look at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,10 @@ class Draft:
     workdir: str = "/app"
     kept: Mapping[str, str] = field(default_factory=dict)  # path in the task's directory -> text nobody is shown
     solution: str = ""  # solve.sh as it is, where the reference is not a list of steps
+    memory_mb: int = 0  # see `Task`
+    storage_mb: int = 0
+    pids: int = 0
+    evidence: tuple[str, ...] = ()
 
 
 class Domain(Protocol):

@@ -12,7 +12,9 @@ import io
 import posixpath
 import tarfile
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from palmette.envs.api import Task
 from palmette.envs.prepare import prepare_clean, spec_when_made, tar_directory
@@ -20,6 +22,7 @@ from palmette.sandbox.api import Host, PathRefused, Sandbox, SandboxError, Statu
 
 _REWARD_FILE = "/logs/verifier/reward.txt"
 _CACHED_VERDICTS = 65_536
+_MOST_EVIDENCE_BYTES = 4 << 20
 _IN_PLACE_OF_A_TRAP = b"a link out of the work directory\n"
 _TRAPS = {"", "dev", "proc", "sys", "logs", "tests", "solution"}  # at the top of a sandbox; "" is the top itself
 
@@ -34,10 +37,14 @@ class VerifierTimeout(VerifierError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """A reward in [0, 1] and the tail of what the verifier printed."""
+    """A reward in [0, 1], the tail of what the verifier printed, and what it left of `Task.evidence`, by name.
+
+    A verdict that was known already comes without files.
+    """
 
     reward: float
     detail: str
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Grader:
@@ -85,7 +92,7 @@ class Grader:
         finally:
             del self._running[key]
         future.set_result(verdict)
-        self._verdicts[key] = verdict
+        self._verdicts[key] = replace(verdict, files={})
         if len(self._verdicts) > _CACHED_VERDICTS:
             self._verdicts.popitem(last=False)
         return verdict
@@ -149,4 +156,14 @@ async def _run_tests(task: Task, sandbox: Sandbox) -> Verdict:
         raise VerifierError(f"{task.name}: the verifier's sandbox failed: {error}") from error
     if not 0.0 <= reward <= 1.0:  # also refuses NaN
         raise VerifierError(f"{task.name}: the reward {text!r} is not between 0 and 1")
-    return Verdict(reward=reward, detail=detail)
+    return Verdict(reward=reward, detail=detail, files=await _evidence(task, sandbox))
+
+
+async def _evidence(task: Task, sandbox: Sandbox) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for name in task.evidence:
+        with suppress(SandboxError):
+            data = await sandbox.read(f"/logs/verifier/{name}")
+            if len(data) <= _MOST_EVIDENCE_BYTES:
+                found[name] = data
+    return found

@@ -5,9 +5,10 @@ from __future__ import annotations
 from palmette.envs.api import Domain
 from palmette.envs.swe.domain import Swe
 from palmette.envs.terminal.domain import Terminal
+from palmette.envs.web.domain import Web
 from palmette.errors import UserError, suggest
 
-DOMAINS: dict[str, Domain] = {"terminal": Terminal(), "swe": Swe()}
+DOMAINS: dict[str, Domain] = {"terminal": Terminal(), "swe": Swe(), "web": Web()}
 
 
 def domain(name: str) -> Domain:

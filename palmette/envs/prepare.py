@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 from threading import Thread
@@ -41,9 +42,18 @@ def spec_for(task: Task, *, owner: str, gateway: tuple[str, int] | None = None, 
         env={**(tools.env if tools else {"PATH": PATH}), **(image.env if image else {}), **dockerfile.env},
         readonly=tools.readonly if tools else (),
         root=str(image.root) if image else "",
-        limits=limits,
+        limits=_with_room(limits, task),
         ttl_s=task.agent_timeout_s + task.verifier_timeout_s + _SLACK_S,
         gateway=gateway,
+    )
+
+
+def _with_room(limits: Limits, task: Task) -> Limits:
+    return replace(
+        limits,
+        memory_mb=max(limits.memory_mb, task.memory_mb),
+        disk_mb=max(limits.disk_mb, task.storage_mb),
+        pids=max(limits.pids, task.pids),
     )
 
 

@@ -72,6 +72,10 @@ def load_task(directory: Path) -> Task:
         license=str(meta.get("license", "")),
         provenance=str(meta.get("provenance", "")),
         complexity=_complexity(meta, path),
+        memory_mb=_room(environment, "memory_mb", path),
+        storage_mb=_room(environment, "storage_mb", path),
+        pids=_room(meta, "pids", path),
+        evidence=tuple(map(str, meta.get("evidence", ()))) if isinstance(meta.get("evidence", []), list) else (),
     )
 
 
@@ -200,6 +204,10 @@ _IDENTITY = {"NAME": "Palmette", "EMAIL": "tasks@palmette.invalid", "DATE": "202
 def _task_toml(draft: Draft) -> str:
     skills = ", ".join(json.dumps(skill) for skill in draft.skills)
     extra = "".join(f"{key} = {json.dumps(value)}\n" for key, value in draft.metadata.items())
+    if draft.evidence:
+        extra += f"evidence = {json.dumps(list(draft.evidence))}\n"
+    if draft.pids:
+        extra += f"pids = {draft.pids}\n"
     if draft.steps:
         extra += f"reference_steps = {len(draft.steps)}\nreference_tokens = {_tokens(draft.steps)}\n"
     return f"""\
@@ -231,7 +239,11 @@ environment_mode = "separate"
 [environment]
 network_mode = "no-network"
 workdir = {json.dumps(draft.workdir)}
-"""
+""" + "".join(
+        f"{key} = {value}\n"
+        for key, value in (("memory_mb", draft.memory_mb), ("storage_mb", draft.storage_mb))
+        if value
+    )
 
 
 def _image_workdir(dockerfile: Path) -> str:
@@ -292,6 +304,13 @@ def _tier(meta: dict[str, Any], path: Path) -> int:
     value = meta.get("tier", 1)
     if isinstance(value, bool) or not isinstance(value, int):
         raise UserError(f"{_line_of(path, 'tier', value)}: tier must be a whole number, not {value!r}")
+    return value
+
+
+def _room(table: dict[str, Any], key: str, path: Path) -> int:
+    value = table.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UserError(f"{_line_of(path, key, value)}: {key} must be a whole number, not {value!r}")
     return value
 
 

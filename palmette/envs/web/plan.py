@@ -1,0 +1,89 @@
+"""Writes what the judge is to find on pages: the `tests/` of a task (for the steps see `judge.steps`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_HERE = Path(__file__).parent
+Step = dict[str, Any]
+
+TEST_SCRIPT = """\
+#!/bin/sh
+exec python3 -I -S -c "import sys; sys.path.insert(0, '/tests'); from judge.main import main; main()"
+"""
+MEMORY_MB, STORAGE_MB, PIDS = 1024, 256, 256  # what a browser needs beside what any sandbox has
+EVIDENCE = ("report.json", "desktop.png", "phone.png")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What is to hold in a fresh tab of one size: steps that look and act, in order; the first opens a page."""
+
+    name: str
+    steps: Sequence[Step]
+    size: str = "desktop"
+    within_s: float = 1.0  # how long a look is tried again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All that decides about a site: files it needs, files that stay as they are or must not, and goals.
+
+    `reward` is "all" (1 when every goal is reached, else 0) or "share" (of the goals).
+    """
+
+    goals: Sequence[Goal]
+    needs: Sequence[str] = ()
+    kept: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, str] = field(default_factory=dict)
+    reward: str = "all"
+    limit_s: float = 60.0
+    load_s: float = 10.0  # what one page may take
+
+    def files(self) -> dict[str, str]:
+        """Return the files of `tests/`."""
+        goals = [
+            {"name": goal.name, "size": goal.size, "within_s": goal.within_s, "steps": list(goal.steps)}
+            for goal in self.goals
+        ]
+        plan = {
+            "workdir": "/app",
+            "limit_s": self.limit_s,
+            "load_s": self.load_s,
+            "reward": self.reward,
+            "needs": list(self.needs),
+            "kept": dict(self.kept),
+            "given": dict(self.given),
+            "goals": goals,
+        }
+        return {"test.sh": TEST_SCRIPT, **judge_files(), "checks.json": json.dumps(plan, indent=1) + "\n"}
+
+
+@cache
+def judge_files() -> dict[str, str]:
+    """Return the judge's own files, by path below `tests/`."""
+    return {f"judge/{path.name}": path.read_text(encoding="utf-8") for path in sorted((_HERE / "judge").glob("*.py"))}
+
+
+def opened(path: str) -> Step:
+    """Open a page."""
+    return {"do": "open", "path": path}
+
+
+def see(selector: str, **what: Any) -> Step:
+    """Elements are there and can be seen, with these texts, attributes, styles (see `judge.steps`)."""
+    return {"do": "see", "selector": selector, **what}
+
+
+def click(selector: str, **what: Any) -> Step:
+    """Click the only element that matches."""
+    return {"do": "click", "selector": selector, **what}
+
+
+QUIET: Step = {"do": "quiet"}
+FITS: Step = {"do": "fits"}
