@@ -11,7 +11,7 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.exceptions import TyperException
@@ -52,7 +52,9 @@ Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 AgentName = Annotated[str, typer.Argument(metavar="NAME", help="An agent, as 'palmette agents list' names it.")]
 AgentFile = Annotated[Path | None, typer.Option(metavar="TOML", help="An agent of your own instead (docs/agents.md).")]
 AgentVersion = Annotated[str, typer.Option(metavar="V", help="Another version than the one that was tested.")]
+Trust = Literal["blind", "trials", "discount"]
 RUNS = Path("runs")
+_TEAM = "Teams of agents (runs of kind marl)"
 
 
 @app.command()
@@ -83,7 +85,7 @@ def resume(
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="palmette:base, a model directory, RUN or RUN:STAGE.")],
-    tasks: Annotated[list[str], typer.Option(metavar="DIR|DOMAIN", help="Tasks to attempt; repeatable.")],
+    tasks: Annotated[list[str] | None, typer.Option(metavar="DIR|DOMAIN", help="Tasks to attempt; repeatable.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Tasks to generate per domain.")] = 50,
     tier: Annotated[list[int] | None, typer.Option(help="Difficulty of generated tasks; repeatable.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Attempts a task.")] = 1,
@@ -94,12 +96,28 @@ def evaluate(
     scaffold: Annotated[str, typer.Option(help="Program that drives the model.")] = "loop",
     sandbox: Annotated[str, typer.Option(help="Host of the sandboxes.")] = "namespace",
     engine: Engine = "",
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.", rich_help_panel=_TEAM)] = 256,
+    loss: Annotated[float, typer.Option(min=0, max=1, help="Share of messages lost.", rich_help_panel=_TEAM)] = 0.0,
+    noise: Annotated[float, typer.Option(min=0, help="Noise in messages, in deviations.", rich_help_panel=_TEAM)] = 0.0,
+    liar: Annotated[list[int] | None, typer.Option(help="Agent that lies; repeatable.", rich_help_panel=_TEAM)] = None,
+    trust: Annotated[
+        Literal["blind", "trials", "discount"], typer.Option(help="What decides whom to hear.", rich_help_panel=_TEAM)
+    ] = "blind",
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
-    """Measure a model on tasks: pass@1 with its 95 % interval, by domain."""
+    """Measure a model on tasks: pass@1 with its 95 % interval, by domain. Or a team of a marl run, at its game."""
     from palmette.commands import evaluate as command
+    from palmette.commands.locate import find_team
 
+    if (team := find_team(model, runs)) is not None:
+        from palmette.commands.evaluate_team import TeamPlan, evaluate_team
+
+        how = TeamPlan(episodes=episodes, loss=loss, noise=noise, liars=tuple(liar or ()), trusting=trust)
+        evaluate_team(team, how, as_json=json)
+        return
+    if not tasks:
+        raise UserError("--tasks is missing: a directory of tasks, or a domain such as --tasks terminal")
     plan = command.Plan(
         tasks=tuple(tasks),
         count=count,

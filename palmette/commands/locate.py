@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 from palmette.errors import UserError, suggest
@@ -41,6 +42,17 @@ def find_model(name: str, runs: Path) -> Path:
     if model_name not in made:
         raise UserError(f"{run.path} has no model '{model_name}'{suggest(model_name, made)} (it has {', '.join(made)})")
     return made[model_name]
+
+
+def find_team(name: str, runs: Path) -> RunDir | None:
+    """Return the run of kind ``marl`` that `name` means; None if it means something else, or nothing."""
+    for path in (Path(name), runs / name):
+        try:
+            kind = tomllib.loads((path / "config.toml").read_text(encoding="utf-8")).get("kind")
+        except (OSError, ValueError):
+            continue
+        return RunDir.open(path) if kind == "marl" else None
+    return None
 
 
 def _age(path: Path) -> float:

@@ -42,6 +42,11 @@ class Team:
         except RuntimeError as error:
             raise UserError(f"these weights are not of {recipe.method} on {recipe.game}: {error}") from None
 
+    @property
+    def score_name(self) -> str:
+        """What a score is called."""
+        return self._spec.score_name
+
     def test(
         self,
         *,

@@ -1,10 +1,13 @@
 """Channels that lose, garble and lie, and trust that is earned by what hearing a sender was worth."""
 
+import asyncio
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
+from palmette.cli import main
 from palmette.errors import UserError
 from palmette.marl.channel import Channel
 from palmette.marl.comm.api import Scene, Sizes
@@ -13,8 +16,10 @@ from palmette.marl.envs.names import open_game
 from palmette.marl.nets import Agents
 from palmette.marl.recipe import MarlRecipe
 from palmette.marl.team import Team
+from palmette.marl.train import train_marl
 from palmette.marl.training import Training
 from palmette.marl.trust import Reputation
+from palmette.run import RunDir
 
 SMALL = {
     "kind": "marl",
@@ -159,3 +164,17 @@ def test_a_channel_that_cannot_be():
             Channel(**bad)
     with pytest.raises(ValueError, match="not a number"):
         Reputation(1).learn(torch.ones(1, 1), torch.tensor([float("nan")]))
+
+
+def test_a_team_is_evaluated_from_the_command_line(tmp_path, capsys):
+    recipe = MarlRecipe.model_validate({**SMALL, "method": "t2mac_plus", "seeds": 2, "name": "team"})
+    asyncio.run(train_marl(recipe, RunDir.create(tmp_path / "team", recipe)))
+    capsys.readouterr()
+    command = ["eval", "team", "--runs", str(tmp_path), "--episodes", "16", "--liar", "0"]
+    command += ["--trust", "discount", "--json"]
+    assert main(command) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["seed"] for row in told["seeds"]] == [0, 1]
+    assert all(len(row["trust"]) == 5 and 0 <= row["score"] <= 1 for row in told["seeds"])
+    assert main(["eval", "team", "--runs", str(tmp_path), "--liar", "5"]) == 2
+    assert "agents 0 to 4" in capsys.readouterr().err
