@@ -1,0 +1,117 @@
+"""Robustness and trust: teams that `benchmarks/marl.py --models DIR` has trained, tested where messages fail or lie.
+
+    python benchmarks/marl_trust.py --models DIR [--games scout-3x2 ...] [--episodes 1024] [--json PATH] [--quick]
+
+Rows are ``{game, method, seed, trouble, trust, score, comm_rate}``. Troubles: messages lost, noise in what messages are
+made from (in standard deviations), and one sender (the first) that says, all through an episode, what it would say in
+another one, where it is sure of something if the game can tell. Trust: ``blind``, as trained; ``trials``, senders are
+heard or muted by chance, by what hearing them was worth so far; ``discount``, the same trust scales what is said (T2MAC
+and T2MAC+ only). Trust is learned in eight batches under the same trouble. Nothing is trained here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from marl import GAMES, train
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+
+from palmette.errors import UserError
+from palmette.marl.channel import Channel
+from palmette.marl.recipe import MarlRecipe
+from palmette.marl.team import DISCOUNTING, Team, Trusting
+from palmette.run import write_atomic
+
+Row = dict[str, Any]
+
+TRUSTS: tuple[Trusting, ...] = ("blind", "trials", "discount")
+TROUBLES: dict[str, Channel] = {
+    "none": Channel(),
+    "loss 10 %": Channel(loss=0.1),
+    "loss 30 %": Channel(loss=0.3),
+    "loss 50 %": Channel(loss=0.5),
+    "noise 0.5": Channel(noise=0.5),
+    "noise 1": Channel(noise=1.0),
+    "a liar": Channel(liars=(0,)),
+}
+
+
+def main() -> None:
+    """Test what is there and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, help="what benchmarks/marl.py wrote")
+    parser.add_argument("--games", nargs="+", choices=GAMES, default=list(GAMES))
+    parser.add_argument("--episodes", type=int, default=1024)
+    parser.add_argument("--json", type=Path, help="write rows here")
+    parser.add_argument("--quick", action="store_true", help="two methods, hardly trained, on the small Scout")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        if options.quick:
+            options.models, options.games, options.episodes = Path(scratch), ["scout-small"], 64
+            _train_a_little(options.models)
+        if not options.models or not options.models.is_dir():
+            parser.error("--models DIR is missing: train with `python benchmarks/marl.py --models DIR` first")
+        rows = [row for game in options.games for row in measure(game, options.models / game, options.episodes)]
+    if options.json:
+        write_atomic(options.json, json.dumps(rows, indent=1) + "\n")
+    show(rows)
+
+
+def measure(game: str, models: Path, episodes: int) -> Iterator[Row]:
+    """Yield the rows of a game's teams."""
+    for path in sorted(models.glob("*.safetensors")):
+        method, _, seed = path.stem.rpartition("-")
+        if method in ("none", "random"):  # nothing is said, or at a rate that the weights do not tell
+            continue
+        recipe = MarlRecipe.model_validate({**GAMES[game], "method": method, "kind": "marl"})
+        try:
+            team = Team(recipe, load_file(path), seed=int(seed))
+        except UserError as error:
+            print(f"{path}: {error}")
+            continue
+        for trouble, channel in TROUBLES.items():
+            for trust in TRUSTS if method in DISCOUNTING else TRUSTS[:2]:
+                tested = team.test(episodes=episodes, channel=channel, trusting=trust)
+                yield {
+                    "game": game,
+                    "method": method,
+                    "seed": int(seed),
+                    "trouble": trouble,
+                    "trust": trust,
+                    "score": round(tested.measured.score, 4),
+                    "comm_rate": round(tested.measured.comm_rate, 4),
+                }
+        print(f"{game}: {method}, seed {seed}", flush=True)
+
+
+def show(rows: Iterable[Row]) -> None:
+    """Print medians over seeds: a line a method and trust, a column a trouble."""
+    rows = list(rows)
+    for game in dict.fromkeys(row["game"] for row in rows):
+        print(f"\n{game}: median score over seeds")
+        print(f"{'method':12}{'trust':10}{'seeds':>6}" + "".join(f"{trouble:>11}" for trouble in TROUBLES))
+        for method, trust in dict.fromkeys((row["method"], row["trust"]) for row in rows if row["game"] == game):
+            mine = [row for row in rows if (row["game"], row["method"], row["trust"]) == (game, method, trust)]
+            cells = [[row["score"] for row in mine if row["trouble"] == trouble] for trouble in TROUBLES]
+            shown = "".join(f"{statistics.median(scores):11.3f}" for scores in cells)
+            print(f"{method:12}{trust:10}{len(cells[0]):6}{shown}")
+
+
+def _train_a_little(models: Path) -> None:
+    for method in ("tarmac", "t2mac_plus"):
+        trained = train("scout-small", method, 0, [], steps=2000)
+        assert trained is not None
+        write_atomic(models / "scout-small" / f"{method}-0.safetensors", to_bytes(trained[1]))
+
+
+if __name__ == "__main__":
+    main()
