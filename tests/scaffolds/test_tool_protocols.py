@@ -38,7 +38,7 @@ CALLS = st.lists(
         st.fixed_dictionaries({"path": AWKWARD, "old": AWKWARD, "new": AWKWARD}).map(lambda a: ("edit", a)),
         st.just(("submit", {})),
         st.fixed_dictionaries(
-            {"query": AWKWARD}, optional={"count": st.integers(), "sites": st.lists(AWKWARD, max_size=2)}
+            {"query": AWKWARD}, optional={"count": st.integers(-(2**53), 2**53), "sites": st.lists(AWKWARD, max_size=2)}
         ).map(lambda a: ("search_pages", a)),
     ),
     min_size=1,
