@@ -1,0 +1,1 @@
+"""Ways in which a model is shown what has been said so far, one file each."""
