@@ -65,11 +65,13 @@ def run(
     runs: Runs = RUNS,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move a run of that name aside and start anew.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on if there is a run of that name.")] = False,
+    journal: Annotated[bool, typer.Option("--journal", help="Same as --set gateway.journal=true.")] = False,
 ) -> None:
     """Train as a recipe says, from tasks to a report."""
     from palmette.commands import run as command
 
-    raise typer.Exit(command.start(recipe, sets or [], name=name, runs=runs, fresh=fresh, resume=resume))
+    changed = [*(sets or []), *(["gateway.journal=true"] if journal else [])]
+    raise typer.Exit(command.start(recipe, changed, name=name, runs=runs, fresh=fresh, resume=resume))
 
 
 @app.command()

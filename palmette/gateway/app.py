@@ -34,14 +34,16 @@ from palmette.gateway import anthropic, gemini, openai_chat, openai_completions,
 from palmette.gateway.call import Call
 from palmette.gateway.dialect import Dialect
 from palmette.gateway.dialect import Request as Asked
+from palmette.gateway.diary import Diary
+from palmette.gateway.folding import FOLD_BYTES
 from palmette.gateway.growing import Growing
 from palmette.gateway.incoming import key_of, name_of, read_body, while_connected
-from palmette.gateway.journal import Journal, Sync
+from palmette.gateway.journal import Sync
 from palmette.gateway.listen import Connection, Server, bind
 from palmette.gateway.metrics import MEDIA_TYPE, Counted, Metrics
 from palmette.gateway.openapi import describe
 from palmette.gateway.places import Full, Places
-from palmette.gateway.records import Closed, Opened, write
+from palmette.gateway.records import Opened
 from palmette.gateway.recover import recover
 from palmette.gateway.refusal import Refusal
 from palmette.gateway.session import Failure, Session
@@ -76,7 +78,8 @@ class Gateway:
     `max_at_engine` of them are with the engine, sessions taking turns. Bodies over `max_body_bytes` are answered 413.
 
     With a directory for a `journal` an answer leaves after its turn is written there (`palmette.gateway.journal.Sync`),
-    and the sessions that a gateway before this one left open there are open again (`sessions`).
+    and the sessions that a gateway before this one left open there are open again (`sessions`). With `hold_closed` so
+    are those that it closed, unless `settle` was called since. What is done with is folded away from `fold_bytes` on.
     """
 
     def __init__(
@@ -93,6 +96,8 @@ class Gateway:
         max_body_bytes: int = 32 << 20,
         journal: Path | None = None,
         sync: Sync = "fsync",
+        hold_closed: bool = False,
+        fold_bytes: int = FOLD_BYTES,
     ) -> None:
         self.engine = engine
         self.renderer = renderer
@@ -107,8 +112,8 @@ class Gateway:
         self._tokenising = ThreadPoolExecutor(1, "tokenising")
         before = Shared(tokenising=self._tokenising, places=self._places, metrics=Metrics())
         self._sessions = recover(journal, before) if journal is not None else {}
-        self._journal = Journal(journal, sync) if journal is not None else None
-        self._shared = replace(before, metrics=self.metrics, journal=self._journal)
+        self._diary = Diary(journal, sync=sync, hold=hold_closed, fold_bytes=fold_bytes) if journal else None
+        self._shared = replace(before, metrics=self.metrics, journal=self._diary.journal if self._diary else None)
         for session in self._sessions.values():
             session.join(self._shared)
         self._watching: asyncio.Task[None] | None = None
@@ -151,23 +156,25 @@ class Gateway:
             self._server = self._serving = None
         if self._watching is not None:
             self._watching.cancel()
-        if self._journal is not None:
-            self._journal.close()
+        if self._diary is not None:
+            await self._diary.close()
         self._tokenising.shutdown(wait=False, cancel_futures=True)
 
-    def open_session(self, sampling: Sampling, *, max_completion_tokens: int | None = None) -> Session:
+    def open_session(self, sampling: Sampling, *, max_completion_tokens: int | None = None, label: str = "") -> Session:
         """Return a new session that samples by `sampling` whatever the agent asks; an answer may have at most
-        `max_completion_tokens` and what the agent asks for, if that is less."""
-        session = Session(sampling, max_completion_tokens=max_completion_tokens, shared=self._shared)
+        `max_completion_tokens` and what the agent asks for, if that is less. The journal keeps its `label`."""
+        session = Session(sampling, max_completion_tokens=max_completion_tokens, shared=self._shared, label=label)
         self._sessions[session.key] = session
-        self._write_down(Opened(session.key, sampling, max_completion_tokens))
+        if self._diary is not None:
+            self._diary.opened(Opened(session.key, sampling, max_completion_tokens, label=label))
         return session
 
     def fork_session(self, key: str, sampling: Sampling) -> Session:
         """Return a new session that goes on from where an open one is (`Session.forked`). Raises `KeyError`."""
         session = self._sessions[key].forked(sampling)
         self._sessions[session.key] = session
-        self._write_down(Opened(session.key, sampling, forked_from=key))
+        if self._diary is not None:
+            self._diary.opened(Opened(session.key, sampling, forked_from=key, label=session.label))
         return session
 
     def close_session(self, key: str) -> Session:
@@ -175,17 +182,19 @@ class Gateway:
         session = self._sessions.pop(key)
         self._growing.forget(key)
         session.close()
-        self._write_down(Closed(key))
+        if self._diary is not None:
+            self._diary.closed(key)
         return session
+
+    def settle(self) -> None:
+        """Be done with all sessions that were closed: what they said is kept elsewhere (see `hold_closed`)."""
+        if self._diary is not None:
+            self._diary.settle()
 
     @property
     def sessions(self) -> Mapping[str, Session]:
         """The open sessions by their keys."""
         return self._sessions
-
-    def _write_down(self, record: Opened | Closed) -> None:
-        if self._journal is not None:
-            self._journal.append(write(record))  # before any turn of the session, as frames keep their order
 
     # ------------------------------------------------------------ routes
 

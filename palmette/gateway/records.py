@@ -23,6 +23,7 @@ class Opened(msgspec.Struct, frozen=True, tag="opened", omit_defaults=True):
     sampling: Sampling
     cap: int | None = None
     forked_from: str | None = None
+    label: str = ""  # what it is a session of, for whoever finds it again
 
 
 class Closed(msgspec.Struct, frozen=True, tag="closed"):

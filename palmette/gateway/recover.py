@@ -27,7 +27,11 @@ def recover(directory: Path, shared: Shared) -> dict[str, Session]:
         match record:
             case Opened(forked_from=None):
                 sessions[record.key] = Session(
-                    record.sampling, max_completion_tokens=record.cap, shared=shared, key=record.key
+                    record.sampling,
+                    max_completion_tokens=record.cap,
+                    shared=shared,
+                    key=record.key,
+                    label=record.label,
                 )
             case Opened():
                 forked = sessions[record.forked_from or ""].forked(record.sampling, key=record.key)

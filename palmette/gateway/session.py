@@ -78,8 +78,10 @@ class Session:
         shared: Shared | None = None,
         key: str | None = None,
         throwaway: bool = False,
+        label: str = "",
     ) -> None:
         self.key = key or secrets.token_urlsafe(24)
+        self.label = label
         self.recorded: list[Turn] = []
         self.tree = Tree()
         self.turns = 0
@@ -179,7 +181,12 @@ class Session:
         """Return a session with its own key that goes on from here: it has a copy of the tree, of what was said and of
         what is known, so the same messages extend the same sampled ids. What is under way stays with the original."""
         fork = Session(
-            sampling, max_completion_tokens=self._cap, honour_sampling=self._honour, shared=self._shared, key=key
+            sampling,
+            max_completion_tokens=self._cap,
+            honour_sampling=self._honour,
+            shared=self._shared,
+            key=key,
+            label=self.label,
         )
         nodes = ((at, self.tree.node(at)) for at in self.tree.nodes())
         fork.tree = Tree.restore((at, replace(node, arrays=dict(node.arrays))) for at, node in nodes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -77,7 +78,7 @@ class Attempt:
         """Start and prepare a sandbox and open a session."""
         self.sandbox = Watched(await host.start(await _spec(self.task, self.scaffold, self._gateway)))
         await prepare(self.sandbox, self.task)
-        self.session = self._gateway.open_session(sampling)
+        self.session = self._gateway.open_session(sampling, label=label_of(self.task, self.scaffold))
 
     async def start_from(self, before: Attempt, files: Snapshot, session: Session, sampling: Sampling) -> None:
         """Go on from where another attempt paused: its `files`, a fork of its `session`, what is left of its time."""
@@ -180,6 +181,12 @@ class Attempt:
             name = self.scaffold.name
             raise SandboxError(f"scaffold {name} runs inside the sandbox, which has no network to the gateway")
         return Endpoint(base_url=outer.rstrip("/") + session.base_url, api_key=session.key)
+
+
+def label_of(task: Task, scaffold: Scaffold) -> str:
+    """Return what a journal is to say of a rollout's session: fields of a `palmette.rollout.run.Rollout`, as JSON."""
+    facts = {"task": task.name, "domain": task.domain, "tier": task.tier, "intent": task.intent}
+    return json.dumps(facts | {"scaffold": scaffold.name})
 
 
 async def _spec(task: Task, scaffold: Scaffold, gateway: Gateway) -> Spec:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from palmette.envs.names import DOMAINS
 from palmette.errors import suggest
+from palmette.gateway.journal import Sync
 from palmette.rollout.crew import ALL
 from palmette.sandbox.hosts import HOSTS
 from palmette.scaffolds.api import Pausing
@@ -60,6 +61,17 @@ class EvalConfig(BaseModel):
     )
 
 
+class GatewayConfig(BaseModel):
+    """What stands between agents and the engine."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    journal: bool = Field(
+        default=False, description="keep every answer on disk before an agent is told it: a killed run loses none"
+    )
+    sync: Sync = Field(default="fsync", description="a kept answer outlives: fsync, the machine | write, this process")
+
+
 class NoiseConfig(BaseModel):
     """What the engine gets wrong on purpose, to see what training makes of it; all 0 is nothing."""
 
@@ -103,6 +115,7 @@ class Recipe(BaseModel):
     threads: int = Field(default=0, ge=0, description="threads of torch; 0 leaves it to torch")
     model: ModelConfig = Field(default_factory=ModelConfig, description="what everything starts from")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="what samples the rollouts")
+    gateway: GatewayConfig = Field(default_factory=GatewayConfig, description="between agents and engine")
     noise: NoiseConfig = Field(default_factory=NoiseConfig, description="errors of the engine, for experiments")
     tasks: dict[str, TasksConfig] = Field(default_factory=dict, description="tasks of each domain")
     sft: SftConfig = Field(default_factory=SftConfig, description="training on demonstrations")

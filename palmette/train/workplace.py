@@ -13,6 +13,7 @@ from palmette.envs.grade import Grader
 from palmette.gateway.app import Gateway
 from palmette.model.load import resolve_model
 from palmette.rollout.crew import Crew
+from palmette.rollout.interrupted import interrupted
 from palmette.rollout.pool import Pool
 from palmette.rollout.record import save_rollouts
 from palmette.rollout.run import Rollout
@@ -43,6 +44,7 @@ class Workplace:
         grader: Grader,
         pool: Pool,
         crew: Crew,
+        gateway: Gateway,
         store: TreeStore,
         max_tokens: int,
         curriculum: CurriculumConfig,
@@ -50,7 +52,7 @@ class Workplace:
         self.model_dir, self.renderer, self.engine = model_dir, renderer, engine
         self.host, self.grader, self.pool, self.crew = host, grader, pool, crew
         self.max_tokens, self.curriculum = max_tokens, curriculum
-        self._store = store
+        self._store, self.gateway = store, gateway
         self.recorded = len(store)
 
     async def serve(self, model: PreTrainedModel, *, after: int = 0) -> None:
@@ -64,6 +66,17 @@ class Workplace:
         """Keep rollouts in the run's tree store, with `extra` (stage, step, model) beside their own metadata."""
         save_rollouts(self._store, rollouts, **extra)
         self.recorded += len(rollouts)
+        self.gateway.settle()  # nothing is asked any more of sessions that belong to these
+
+    def find_again(self) -> None:
+        """Keep what an attempt that was killed had sampled and not stored, as far as the gateway's journal has it."""
+        sessions = list(self.gateway.sessions.values())
+        found = [interrupted(session, number) for number, session in enumerate(sessions) if session.turns]
+        for session in sessions:
+            self.gateway.close_session(session.key)
+        if found:
+            self.record(found, stage="interrupted", step=0, model="")
+        self.gateway.settle()
 
 
 @asynccontextmanager
@@ -82,13 +95,14 @@ async def open_workplace(recipe: Recipe, run: RunDir) -> AsyncIterator[Workplace
         stack.push_async_callback(host.close)
         engine = await open_serving(recipe, model_dir, renderer)
         stack.push_async_callback(engine.close)
-        gateway = Gateway(engine, renderer)
+        journal = run.path / "journal" if recipe.gateway.journal else None
+        gateway = Gateway(engine, renderer, journal=journal, sync=recipe.gateway.sync, hold_closed=True)
         await gateway.start()
         stack.push_async_callback(gateway.close)
         grader = Grader(host)
         crew = Crew(recipe.agents, recipe.scaffold, open_scaffold)
         stack.push_async_callback(crew.aclose)
-        yield Workplace(
+        place = Workplace(
             model_dir=model_dir,
             renderer=renderer,
             engine=engine,
@@ -102,7 +116,10 @@ async def open_workplace(recipe: Recipe, run: RunDir) -> AsyncIterator[Workplace
                 concurrency=recipe.concurrency,
             ),
             crew=crew,
+            gateway=gateway,
             store=TreeStore(run.path / "trees"),
             max_tokens=recipe.max_tokens,
             curriculum=recipe.curriculum,
         )
+        place.find_again()
+        yield place

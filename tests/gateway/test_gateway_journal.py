@@ -129,8 +129,9 @@ async def test_an_answer_that_cannot_be_kept_is_not_given(
 ) -> None:
     gateway = await open_gateway(ScriptedEngine([say("ok")]), journal=tmp_path)
     session = gateway.open_session(Sampling())
-    await gateway._journal.append(b"")
-    kept, gateway._journal._file = gateway._journal._file, os.open(os.devnull, os.O_RDONLY)
+    await gateway._diary.journal.append(b"")
+    journal = gateway._diary.journal
+    kept, journal._file = journal._file, os.open(os.devnull, os.O_RDONLY)
     url = f"http://127.0.0.1:{gateway.port}{session.base_url}/chat/completions"
     async with http.post(url, json={"messages": [USER]}) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (503, "journal_error")
@@ -220,3 +221,134 @@ async def test_killed_at_any_moment_no_acknowledged_answer_is_lost(
         for prompt, sampled in turns:
             assert paths[*prompt, *sampled] == len(prompt)
         assert len(turns) <= tree.num_turns <= len(turns) + 12, "at most one a kill that nobody was told of"
+
+
+async def test_folding_keeps_what_open_sessions_and_their_forks_stand_on(
+    open_gateway: Callable[..., Any], http: aiohttp.ClientSession, say: Say, tmp_path: Path
+) -> None:
+    answers = [say(f"turn {n}") for n in range(40)]
+    gateway = await open_gateway(ScriptedEngine(answers), journal=tmp_path, fold_bytes=1)
+    kept = gateway.open_session(Sampling(seed=3), label="kept")
+    await ask(http, gateway, kept, messages=[USER], tools=[])
+    parent = gateway.open_session(Sampling(), label="parent")
+    await ask(http, gateway, parent, messages=[USER], tools=[])
+    fork = gateway.fork_session(parent.key, Sampling(seed=5))
+    gone: list[Session] = []
+    for _ in range(6):
+        gone.append(gateway.open_session(Sampling()))
+        await ask(http, gateway, gone[-1], messages=[{"role": "user", "content": "x" * 2000}], tools=[])
+        gateway.close_session(gone[-1].key)
+        await gateway._diary._folding
+    gateway.close_session(parent.key)
+    await ask(http, gateway, kept, messages=[{"role": "user", "content": "behind the fold"}], tools=[])
+    await ask(http, gateway, fork, messages=[{"role": "user", "content": "as well"}], tools=[])
+    assert len(files(tmp_path)) == 2, "one folded file and the one that is written"
+    text = b"".join(path.read_bytes() for path in files(tmp_path))
+    assert b"x" * 2000 not in text
+    assert parent.key.encode() in text
+    assert gateway._diary.journal.size == len(text)
+    again = await open_gateway(ScriptedEngine([say("x")]), journal=tmp_path)
+    assert again.sessions.keys() == {kept.key, fork.key}
+    same(again.sessions[kept.key], kept)
+    same(again.sessions[fork.key], fork)
+    assert [again.sessions[key].label for key in (kept.key, fork.key)] == ["kept", "parent"]
+
+
+async def test_closed_sessions_are_held_until_they_are_settled(
+    open_gateway: Callable[..., Any], http: aiohttp.ClientSession, say: Say, tmp_path: Path
+) -> None:
+    gateway = await open_gateway(ScriptedEngine([say("a"), say("b")]), journal=tmp_path, hold_closed=True)
+    first, second = gateway.open_session(Sampling()), gateway.open_session(Sampling())
+    await ask(http, gateway, first, messages=[USER], tools=[])
+    gateway.close_session(first.key)
+    gateway.settle()
+    await ask(http, gateway, second, messages=[USER], tools=[])
+    await gateway.close()
+    again = await open_gateway(ScriptedEngine([say("x")]), journal=tmp_path)
+    assert again.sessions.keys() == {second.key}
+    same(again.sessions[second.key], second)
+
+
+CHURN = """
+import asyncio, os, sys
+from pathlib import Path
+from palmette.chat.message import Message
+from palmette.chat.template import Renderer
+from palmette.engine.api import Sampling
+from palmette.engine.scripted import ScriptedEngine
+from palmette.gateway.app import Gateway
+from palmette.gateway.ask import Ask
+
+renderer, journal = Renderer.from_dir(Path(sys.argv[1])), Path(sys.argv[2])
+end = renderer.stop_ids[0]
+
+async def turn(gateway, session, text):
+    ask = Ask(messages=(Message(role="user", content=text),))
+    call = session.ask(ask, gateway.engine, renderer)
+    with call.following():
+        return await session.turn(call)
+
+async def serve():
+    engine = ScriptedEngine(lambda prompt: [65 + len(prompt) % 26, end])
+    gateway = Gateway(engine, renderer, journal=journal, fold_bytes=4096)
+    lasting = [session for session in gateway.sessions.values() if session.label] or [
+        gateway.open_session(Sampling(), label=f"{n}") for n in range(3)
+    ]
+    print("up", flush=True)
+    while True:
+        for session in lasting:
+            said = f"{session.label} {session.turns}"
+            await turn(gateway, session, said)
+            print(said, flush=True)  # acknowledged
+        passing = gateway.open_session(Sampling())
+        await turn(gateway, passing, "y" * 3000)
+        gateway.close_session(passing.key)
+
+for _ in sys.stdin:
+    if not (child := os.fork()):
+        asyncio.run(serve())
+    print(child, flush=True)
+    os.wait()
+    print("ended", flush=True)
+"""
+
+
+@pytest.fixture
+def churning(renderer: Renderer, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """As `nursery`, but its children ask themselves, and open and close sessions all the time."""
+    command = [sys.executable, "-c", CHURN, str(renderer.source), str(tmp_path / "journal")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    yield process
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(30)
+
+
+@pytest.mark.slow
+async def test_killed_while_it_folds_nothing_is_lost(
+    churning: subprocess.Popen[str], tmp_path: Path, open_gateway: Callable[..., Any]
+) -> None:
+    assert churning.stdin is not None
+    assert churning.stdout is not None
+    directory, told, folds = tmp_path / "journal", set[str](), set[str]()
+    for round_ in range(10):
+        churning.stdin.write("go\n")
+        churning.stdin.flush()
+        lines = [await asyncio.to_thread(churning.stdout.readline) for _ in range(2)]
+        child = next(int(line) for line in lines if line[0].isdigit())
+        await asyncio.sleep(0.1 + 0.017 * round_)
+        os.kill(child, signal.SIGKILL)
+        while (line := await asyncio.to_thread(churning.stdout.readline)) != "ended\n":
+            told.add(line.strip())
+        folds |= {path.name for path in files(directory) if path.suffix == ".folded"}
+    assert len(told) > 50
+    assert len(folds) > 3, "it was folded while it was killed"
+    assert sum(path.stat().st_size for path in files(directory)) < 400_000
+    gateway = await open_gateway(ScriptedEngine([[1]]), journal=directory)
+    found = {
+        f"{session.label} {number}"
+        for session in gateway.sessions.values()
+        for number, message in enumerate(m for m in session.conversation if m["role"] == "user")
+        if message["content"] == f"{session.label} {number}"
+    }
+    assert told <= found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from palmette.engine.api import Sampling
 from palmette.errors import UserError
 from palmette.model.load import load_model
-from palmette.rollout.outcomes import RULES
+from palmette.rollout.outcomes import RULES, Outcome
 from palmette.rollout.record import load_rollouts
 from palmette.rollout.run import Rollout
 from palmette.run import RunDir
@@ -25,11 +27,11 @@ from palmette.train.distil import check_renderers
 from palmette.train.material import ready_tasks
 from palmette.train.onpolicy import Filled, on_policy
 from palmette.train.pipeline import run_pipeline
-from palmette.train.recipe import Recipe
+from palmette.train.recipe import GatewayConfig, Recipe
 from palmette.train.rl import RlConfig, with_advantage
 from palmette.train.samples import from_tree
 from palmette.train.stage import Stage
-from palmette.train.workplace import open_workplace
+from palmette.train.workplace import Workplace, open_workplace
 from palmette.trajectory.store import TreeStore
 
 pytestmark = pytest.mark.slow
@@ -215,6 +217,46 @@ async def test_a_recipe_trains_a_model_behind_mini_swe_agent(tmp_path: Path) -> 
     assert run.read_metrics("distil")[0]["rollouts"] == 2
     before, after = load_model(start), load_model(run.path / "models" / "student")
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+async def test_a_killed_run_has_kept_every_answer_an_agent_was_told(tmp_path: Path) -> None:
+    """The disk as it is in the middle of a step is what a kill leaves: an attempt on it finds all that was told."""
+    recipe = shrunken(make_checkpoint(tmp_path / "llama", "llama"), ["terminal"])
+    recipe = recipe.model_copy(update={"gateway": GatewayConfig(journal=True)})
+    run = RunDir.create(tmp_path / "run", recipe, seed=recipe.seed)
+    told: list[list[int]] = []
+
+    def copy_disk(place: Workplace, finished: list[Rollout]) -> None:
+        told.extend(branch.token_ids.tolist() for rollout in finished for branch in rollout.tree.branches())
+        for (
+            session
+        ) in place.gateway.sessions.values():  # its last turn may not be told yet; the agent asked after others
+            told.extend(session.tree.path_ids(turn.leaf).tolist() for turn in session.recorded[:-1])
+        shutil.copytree(run.path, tmp_path / "copy")
+
+    async with open_workplace(recipe, run) as place:
+        tasks = (await ready_tasks(recipe, run, place))[0]["terminal"]["train"]
+        finished: list[Rollout] = []
+
+        def on_done(rollout: Rollout) -> None:
+            finished.append(rollout)
+            if len(finished) == 5:
+                copy_disk(place, finished)
+
+        sampling = Sampling(max_tokens=8)
+        found = await place.pool.run(tasks, samples=4, sampling=sampling, on_done=on_done)
+        place.record(found, stage="rl/terminal", step=1, model="expert")
+    async with open_workplace(recipe, RunDir.open(tmp_path / "copy")):
+        pass
+    rollouts = [r for r, _ in load_rollouts(TreeStore(tmp_path / "copy" / "trees"), stage="interrupted")]
+    kept = {tuple(branch.token_ids.tolist()) for rollout in rollouts for branch in rollout.tree.branches()}
+    assert len(told) >= 5
+    assert all(any(path[: len(ids)] == tuple(ids) for path in kept) for ids in told)
+    assert {(rollout.outcome, rollout.reward) for rollout in rollouts} == {(Outcome.CANCELLED, None)}
+    assert {rollout.task for rollout in rollouts} <= {task.name for task in tasks}
+    async with open_workplace(recipe, run):
+        pass
+    assert not list(load_rollouts(TreeStore(run.path / "trees"), stage="interrupted")), "what is stored is settled"
 
 
 async def test_llama_interrupted_and_resumed(tmp_path: Path) -> None:
