@@ -46,6 +46,7 @@ from palmette.gateway.places import Full, Places
 from palmette.gateway.records import Opened
 from palmette.gateway.recover import recover
 from palmette.gateway.refusal import Refusal
+from palmette.gateway.served import MODEL_NAME, google_model, openai_model
 from palmette.gateway.session import Failure, Session
 from palmette.gateway.shared import Shared
 from palmette.gateway.stream import EventStream, events
@@ -65,7 +66,6 @@ NAMES = {path: dialect.name for path, dialect in DIALECTS.items()} | {  # of wha
     "/metrics": "metrics",
     "/health": "health",
 }
-MODEL_NAME = "palmette"
 PUBLIC_SAMPLING = Sampling(max_tokens=2048)  # of a session that a request without a rollout opens for itself
 
 
@@ -302,15 +302,15 @@ class Gateway:
         """List the one model, in the words of all dialects at once but Google's, which has a path of its own."""
         self._check_key(request)
         if _from_google(request):
-            return _json({"models": [_google_model(MODEL_NAME, self.engine)]})
+            return _json({"models": [google_model(MODEL_NAME, self.engine)]})
         ends = {"first_id": MODEL_NAME, "last_id": MODEL_NAME, "has_more": False}
-        return _json({"object": "list", "data": [_model(MODEL_NAME, self.engine)]} | ends)
+        return _json({"object": "list", "data": [openai_model(MODEL_NAME, self.engine)]} | ends)
 
     async def _model(self, request: Request) -> Response:
         """Describe the model under the name that was asked for: a session has one model, reached under any name."""
         self._check_key(request)
         name = request.path_params["name"]
-        describe = _google_model if _from_google(request) else _model
+        describe = google_model if _from_google(request) else openai_model
         return _json(describe(name, self.engine))
 
     async def _health(self, request: Request) -> Response:
@@ -383,18 +383,6 @@ def _from_google(request: Request) -> bool:
     path = request.url.path
     verb = "/v1/models/" in path and request.method == "POST"
     return verb or "/v1beta/" in path or "x-goog-api-key" in request.headers
-
-
-def _model(name: str, engine: Engine) -> dict[str, Any]:
-    openai = {"id": name, "object": "model", "created": 0, "owned_by": "palmette"}
-    anthropic = {"type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
-    return openai | anthropic | {"max_model_len": engine.context_tokens}
-
-
-def _google_model(name: str, engine: Engine) -> dict[str, Any]:
-    limits = {"inputTokenLimit": engine.context_tokens, "outputTokenLimit": engine.context_tokens}
-    verbs = ["generateContent", "streamGenerateContent", "countTokens"]
-    return {"name": f"models/{name}", "displayName": name, **limits, "supportedGenerationMethods": verbs}
 
 
 async def _openapi(request: Request) -> Response:

@@ -228,9 +228,7 @@ async def test_a_killed_run_has_kept_every_answer_an_agent_was_told(tmp_path: Pa
 
     def copy_disk(place: Workplace, finished: list[Rollout]) -> None:
         told.extend(branch.token_ids.tolist() for rollout in finished for branch in rollout.tree.branches())
-        for (
-            session
-        ) in place.gateway.sessions.values():  # its last turn may not be told yet; the agent asked after others
+        for session in place.gateway.sessions.values():  # the last turn may not be told yet; others were asked after
             told.extend(session.tree.path_ids(turn.leaf).tolist() for turn in session.recorded[:-1])
         shutil.copytree(run.path, tmp_path / "copy")
 
