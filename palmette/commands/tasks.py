@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from palmette.commands.interrupt import run_interruptibly
+from palmette.commands.projects import build_real
 from palmette.envs.api import INTENTS, Split, Task
 from palmette.envs.attacks import attacks_on
 from palmette.envs.build import build_tasks
@@ -24,17 +25,28 @@ from palmette.envs.check import CheckReport, check_tasks
 from palmette.envs.importers.names import import_tasks
 from palmette.envs.intent import endpoint_key, model_rewriter, rephrase
 from palmette.envs.names import domain
+from palmette.envs.swe.real.make import TIERS
 from palmette.envs.task import load_steps, load_task, load_tasks, load_whole
 from palmette.errors import UserError
 from palmette.progress import Progress
 from palmette.sandbox.hosts import open_host
 
 
-def build(name: str, out: Path, *, count: int, tiers: Sequence[int], split: str, seed: int) -> None:
-    """Generate tasks below `out`. Raises `UserError` for an unknown domain, tier or split, or one in the way."""
+def build(
+    name: str, out: Path, *, count: int, tiers: Sequence[int], split: str, seed: int, envs: Path | None = None
+) -> None:
+    """Generate tasks below `out`, with `envs` of the real projects there.
+
+    Raises `UserError` for an unknown domain, tier or split, or one in the way.
+    """
     if split not in ("train", "heldout"):
         raise UserError(f"--split {split}: there are two splits, train and heldout")
     source = domain(name)
+    if envs is not None:
+        if name != "swe":
+            raise UserError(f"--from {envs}: real projects make tasks of the domain swe, not of {name}")
+        build_real(envs, out, count=count, tiers=tiers or TIERS, split=cast(Split, split), seed=seed)
+        return
     with Progress(f"tasks/{name}", count, "tasks") as bar:
         build_tasks(
             name,

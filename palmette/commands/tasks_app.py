@@ -19,11 +19,25 @@ def tasks_build(
     tier: Annotated[list[int] | None, typer.Option(help="Difficulty; repeatable; all tiers if not given.")] = None,
     split: Annotated[str, typer.Option(help="train or heldout.")] = "train",
     seed: Annotated[int, typer.Option(help="The same seed makes the same tasks.")] = 0,
+    from_: Annotated[Path | None, typer.Option("--from", metavar="ENVS", help="Real projects (tasks repo).")] = None,
 ) -> None:
     """Generate tasks as Harbor task directories."""
     from palmette.commands import tasks
 
-    tasks.build(domain, out, count=count, tiers=tier or [], split=split, seed=seed)
+    tasks.build(domain, out, count=count, tiers=tier or [], split=split, seed=seed, envs=from_)
+
+
+@tasks_app.command("repo")
+def tasks_repo(
+    projects: Annotated[list[str], typer.Argument(metavar="PROJECT...", help="NAME[==VERSION], sdist or directory.")],
+    out: Annotated[Path, typer.Option(metavar="ENVS", help="Where to keep built projects.")],
+    sandbox: Annotated[str, typer.Option(help="Host of the sandboxes.")] = "namespace",
+    json: Json = False,
+) -> None:
+    """Build environments in which the tests of real projects run, for tasks of the swe domain."""
+    from palmette.commands.projects import repo
+
+    raise typer.Exit(repo(projects, out, sandbox=sandbox, as_json=json))
 
 
 @tasks_app.command("check")

@@ -85,7 +85,7 @@ class Draft:
     domain: str
     instruction: str
     files: Mapping[str, str | bytes]  # path below the work directory -> content
-    test_files: Mapping[str, str]  # path below /tests -> text; holds "test.sh"
+    test_files: Mapping[str, str | bytes]  # path below /tests -> content; holds "test.sh"
     steps: tuple[Step, ...]  # ends with the tool "submit"
     tier: int
     split: Split

@@ -15,7 +15,8 @@ from pathlib import Path
 from threading import Thread
 
 from palmette.envs.api import Task
-from palmette.envs.toolchain import python_toolchain
+from palmette.envs.locked import installed, read_lock, toolchain_of
+from palmette.envs.toolchain import Toolchain, python_toolchain
 from palmette.errors import UserError
 from palmette.sandbox.api import Limits, Sandbox, Spec
 from palmette.sandbox.dockerfile import Copy, Dockerfile, read_dockerfile
@@ -35,7 +36,7 @@ def spec_for(task: Task, *, owner: str, gateway: tuple[str, int] | None = None, 
     """
     path = task.path / "environment" / "Dockerfile"
     dockerfile, image = _read(path), _image(path, store())
-    tools = python_toolchain() if image is None else None
+    tools = _tools(path.parent, task.workdir) if image is None else None
     return Spec(
         owner=owner,
         workdir=task.workdir,
@@ -55,6 +56,12 @@ def _with_room(limits: Limits, task: Task) -> Limits:
         disk_mb=max(limits.disk_mb, task.storage_mb),
         pids=max(limits.pids, task.pids),
     )
+
+
+def _tools(environment: Path, workdir: str) -> Toolchain:
+    """Return what a task sees besides the machine's system: the packages it names, else our Python and pytest."""
+    lock = environment / "python.json"
+    return toolchain_of(read_lock(lock), workdir) if lock.is_file() else python_toolchain()
 
 
 async def spec_when_made(
@@ -151,7 +158,10 @@ async def _made(path: Path, directory: Path) -> None:
 
 def _make(future: Future[Image | None], path: Path, directory: Path) -> None:
     try:
-        future.set_result(_image(path, directory))
+        image = _image(path, directory)
+        if image is None and (path.parent / "python.json").is_file():
+            installed(read_lock(path.parent / "python.json"))
+        future.set_result(image)
     except BaseException as error:
         future.set_exception(error)
 

@@ -1,0 +1,214 @@
+"""Environments of exact versions, one read-only directory each in the user's cache, shared by all sandboxes.
+
+A task names one in `environment/python.json`; on a machine that does not have it yet, pip installs the same versions
+from wheels, which runs nothing of theirs. The package whose repository the task is about is not among them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+
+from palmette.envs.toolchain import Toolchain
+from palmette.errors import UserError
+
+_PIP_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """A Python, what is installed for it ("name==version", sorted), and what the project itself is called there."""
+
+    python: str  # "3.11"
+    packages: tuple[str, ...]
+    name: str = ""
+    version: str = ""
+    entry_points: str = ""  # text of the project's entry_points.txt
+    roots: tuple[str, ...] = (".",)  # directories of the work directory that modules are imported from
+    options: tuple[str, ...] = ()  # what its test runner is told besides
+
+    @property
+    def key(self) -> str:
+        """What the directory is called: a digest of what is in it."""
+        said = json.dumps([self.python, self.packages, self.name, self.version, self.entry_points])
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+    def text(self) -> str:
+        """Return it as JSON, for `environment/python.json`."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interpreter:
+    """A Python of this machine: its program, and the directory it is installed in."""
+
+    version: str
+    program: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What pip is to choose versions for: requirements that must be met, and others that may be left out."""
+
+    needed: Sequence[str]
+    wished: Sequence[str] = field(default_factory=tuple)
+    before: str = ""  # only what was uploaded before this day, where the index tells
+
+
+def read_lock(path: Path) -> Lock:
+    """Return the lock in a file. Raises `UserError` for one that is broken."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        listed = {name: tuple(data.pop(name)) for name in ("packages", "roots", "options") if name in data}
+        return Lock(**listed, **data)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: not a list of packages for a Python: {error}") from None
+
+
+def toolchain_of(lock: Lock, workdir: str) -> Toolchain:
+    """Return Python and what is installed, for a sandbox whose project lies in `workdir`. Blocks while pip works.
+
+    Raises `UserError` where there is no such Python, or pip cannot install the versions.
+    """
+    python, site = interpreter(lock.python), installed(lock)
+    roots = [os.path.normpath(os.path.join(workdir, root)) for root in lock.roots]
+    fixed = () if python.prefix in ("/usr", "/usr/local") else (python.prefix,)
+    env = {
+        "PATH": ":".join(dict.fromkeys([f"{python.prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin"])),
+        "PYTHONPATH": ":".join([*roots, str(site)]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return Toolchain(readonly=(str(site), *fixed), env=env)
+
+
+def installed(lock: Lock) -> Path:
+    """Return the directory of a lock, made if it is not there. Raises `UserError` quoting pip."""
+    target = _environments() / lock.key
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+    try:
+        if lock.packages:
+            _pip(lock.python, ["--no-deps", *lock.packages], scratch)
+        if lock.name:
+            _name(lock, scratch)
+        python = interpreter(lock.python).program
+        compiling = [python, "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(scratch)]
+        subprocess.run(compiling, capture_output=True, check=False)  # what does not compile is never imported
+        scratch.chmod(0o755)
+        try:
+            os.rename(scratch, target)
+        except OSError:  # somebody else made it meanwhile
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def resolve(python: str, wanted: Wanted, *, without: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the exact versions that pip chooses for a Python, without the project itself, and the wishes left out.
+
+    Wheels only, so nothing of what is chosen is run. Raises `UserError` when what is needed cannot be had.
+    """
+    before = [f"--uploaded-prior-to={wanted.before}"] if wanted.before else []
+    wished, dropped = list(wanted.wished), list[str]()
+    scratch = Path(tempfile.mkdtemp(prefix="palmette-resolve-"))
+    try:
+        while True:
+            try:
+                report = scratch / "report.json"
+                asked = [*before, "--dry-run", "--report", str(report), *wanted.needed, *wished]
+                _pip(python, asked, scratch / "nothing")
+                break
+            except UserError as error:
+                blamed = [wish for wish in wished if named(wish) in str(error).lower().replace("_", "-")]
+                if not wished:
+                    raise
+                for wish in blamed or list(wished):
+                    wished.remove(wish)
+                    dropped.append(wish)
+        chosen = json.loads(report.read_text(encoding="utf-8"))["install"]
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    pins = {named(each["metadata"]["name"]): each["metadata"]["version"] for each in chosen}
+    return tuple(f"{n}=={v}" for n, v in sorted(pins.items()) if n != named(without)), tuple(dropped)
+
+
+def named(requirement: str) -> str:
+    """Return the normal form of a requirement's name (PEP 503)."""
+    letters = next((n for n, c in enumerate(requirement) if not (c.isalnum() or c in "-_.")), len(requirement))
+    return requirement[:letters].lower().replace("_", "-").replace(".", "-")
+
+
+@cache
+def interpreter(version: str) -> Interpreter:
+    """Return the Python of a version such as "3.11". Raises `UserError` if this machine has none."""
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if version == own:
+        return Interpreter(version=own, program=str(Path(sys.base_prefix) / "bin" / "python3"), prefix=sys.base_prefix)
+    if version in (found := _interpreters()):
+        return found[version]
+    raise UserError(f"there is no Python {version} here (there are {own}, {', '.join(found)}); install one")
+
+
+def versions() -> tuple[str, ...]:
+    """Return the versions of Python that this machine has, our own first, then the newest."""
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    others = sorted(_interpreters(), key=lambda v: tuple(map(int, v.split("."))), reverse=True)
+    return (own, *(each for each in others if each != own))
+
+
+@cache
+def _interpreters() -> Mapping[str, Interpreter]:
+    """Find other Pythons: on the PATH, and installed beside our own."""
+    found: dict[str, Interpreter] = {}
+    beside = sorted(Path(sys.base_prefix).parent.glob("*3.*/bin/python3"))
+    for program in [*map(str, beside), *filter(None, (shutil.which(f"python3.{n}") for n in range(8, 20)))]:
+        asking = "import sys; print('%d.%d' % sys.version_info[:2], sys.base_prefix)"
+        done = subprocess.run([program, "-I", "-c", asking], capture_output=True, text=True, check=False)
+        version, _, prefix = done.stdout.strip().partition(" ")
+        if done.returncode == 0 and tuple(map(int, version.split("."))) >= (3, 8) and version not in found:
+            found[version] = Interpreter(version=version, program=f"{prefix}/bin/python3", prefix=prefix)
+    return found
+
+
+def _pip(python: str, arguments: Sequence[str], target: Path) -> None:
+    """Have our own pip install into a directory, for another Python if need be; wheels only."""
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    other = [] if python == own else ["--python-version", python, "--implementation", "cp"]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--only-binary", ":all:", "--no-compile", "--no-input"]
+    command += ["--disable-pip-version-check", "--no-warn-conflicts", "--target", str(target), *other, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_S, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise UserError(f"pip did not end within {_PIP_S:g} s: {' '.join(arguments)}") from None
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+        raise UserError("pip: " + " ".join(said)[-600:])
+
+
+def _name(lock: Lock, site: Path) -> None:
+    """Let the project be found under its name and version, as if it were installed."""
+    folder = site / f"{lock.name.replace('-', '_')}-{lock.version}.dist-info"
+    folder.mkdir(exist_ok=True)
+    said = f"Metadata-Version: 2.1\nName: {lock.name}\nVersion: {lock.version}\n"
+    (folder / "METADATA").write_text(said, encoding="utf-8")
+    if lock.entry_points:
+        (folder / "entry_points.txt").write_text(lock.entry_points, encoding="utf-8")
+
+
+def _environments() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(os.path.abspath(home)) / "palmette" / "environments"

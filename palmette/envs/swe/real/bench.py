@@ -1,0 +1,138 @@
+"""Runs a project's tests in a sandbox without network: what is changed between runs is put there and taken back."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from palmette.envs.locked import Lock, toolchain_of
+from palmette.envs.swe.real.project import VARIABLES, Language, Project, Result, Run, wanted
+from palmette.sandbox.api import Bounds, Host, Limits, Sandbox, Spec, Status
+
+WORKDIR = "/app"
+_LIMITS = Limits(memory_mb=1536, pids=128, disk_mb=256, inodes=65_536)
+_OUTPUT_BYTES = 256 << 20
+_TTL_S = 7200.0
+RUN_S = 120.0  # the longest that one run of tests may take
+
+
+class Bench:
+    """A sandbox with a project in it; use it as a context. `overlay` replaces or adds files."""
+
+    def __init__(
+        self,
+        host: Host,
+        language: Language,
+        project: Project,
+        lock: Lock,
+        files: Mapping[str, bytes],
+        *,
+        timeout_s: float = RUN_S,
+    ) -> None:
+        self._host, self._language, self._project, self._lock = host, language, project, lock
+        self._files, self._timeout_s = dict(files), timeout_s
+        self._sandbox: Sandbox | None = None
+
+    async def __aenter__(self) -> Self:
+        tools = toolchain_of(self._lock, WORKDIR)
+        spec = Spec(
+            owner=f"swe/{self._project.name}",
+            workdir=WORKDIR,
+            env=tools.env,
+            readonly=tools.readonly,
+            limits=_LIMITS,
+            ttl_s=_TTL_S,
+        )
+        self._sandbox = await self._host.start(spec)
+        await self._sandbox.upload(packed(self._files), WORKDIR)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._sandbox:
+            await self._sandbox.close()
+
+    async def put(self, files: Mapping[str, str | None]) -> None:
+        """Write files; None brings back what was there at the beginning, or removes what was not."""
+        assert self._sandbox is not None
+        for path, text in files.items():
+            data = self._files.get(path) if text is None else text.encode()
+            if data is None:
+                await self._sandbox.exec(["rm", "-f", path])
+            else:
+                await self._sandbox.write(f"{WORKDIR}/{path}", data)
+
+    async def run(self, **asked: Any) -> Run:
+        """Run tests; `asked` is as for `palmette.envs.swe.real.project.wanted`. Raises `SandboxError`."""
+        assert self._sandbox is not None
+        tools = toolchain_of(self._lock, WORKDIR)
+        site = tools.readonly[:1]
+        given = json.dumps(wanted(self._project, self._lock, site, **asked)).encode()
+        argv, runner = self._language.command()
+        done = await self._sandbox.exec(
+            ["env", "-i", f"PATH={tools.env['PATH']}", *VARIABLES, *(runner if w == "@runner" else w for w in argv)],
+            stdin=given,
+            timeout_s=self._timeout_s,
+            bounds=Bounds(output_bytes=_OUTPUT_BYTES),
+        )
+        run = read_run(done.stdout.decode(errors="replace").splitlines(), wall_s=done.wall_s)
+        if run.ended or run.errors:
+            return run
+        why = "ran longer than it may" if done.status is Status.TIMEOUT else done.stderr.decode(errors="replace")
+        return Run(results=run.results, errors={"": why[-1500:] or "it ended at once"}, ended=False, wall_s=done.wall_s)
+
+
+def read_run(lines: Sequence[str], *, wall_s: float = 0.0) -> Run:
+    """Return what a runner's lines say; what is no line of its form is passed over."""
+    results: dict[str, Result] = {}
+    errors: dict[str, str] = {}
+    open_places: tuple[int, ...] = ()
+    ended = False
+    for line in lines:
+        try:
+            said = json.loads(line)
+        except ValueError:
+            continue
+        if "t" in said:
+            results[said["t"]] = Result(
+                outcome=said["o"],
+                digest=said["d"],
+                values=said["v"],
+                message=said.get("m", ""),
+                calls=tuple(said.get("c", ())),
+                seen=tuple((place, text, shown) for place, text, shown in said.get("s", ())),
+                given=said.get("p", {}),
+            )
+        elif "e" in said:
+            errors[said["e"]] = said["m"]
+        elif "open" in said:
+            open_places = tuple(said["open"])
+        elif "end" in said:
+            ended = True
+    return Run(results=results, errors=errors, open_places=open_places, ended=ended, wall_s=wall_s)
+
+
+def read_tree(tree: Path) -> dict[str, bytes]:
+    """Return the files of a directory by their paths below it; links and git's own are left out."""
+    return {
+        str(path.relative_to(tree)): path.read_bytes()
+        for path in sorted(tree.rglob("*"))
+        if path.is_file() and not path.is_symlink() and ".git" not in path.relative_to(tree).parts
+    }
+
+
+def packed(files: Mapping[str, bytes]) -> bytes:
+    """Return files as a tar."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in sorted(files.items()):
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(data), 0o755 if data[:2] == b"#!" else 0o644
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()

@@ -1,0 +1,216 @@
+"""Finds bugs for a built project: changes that its tests notice, each with what the tests then say.
+
+A candidate replaces files. The sealed tests that call what it changes run over it; those that see something else are
+run once more as they are, and those of them that fail are its fail-to-pass. All others keep what they saw.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from palmette.envs.swe.real.bench import Bench
+from palmette.envs.swe.real.built import Built, Sealed, seal_all
+from palmette.envs.swe.real.languages import LANGUAGES
+from palmette.envs.swe.real.project import Language, Mutation, Result
+from palmette.sandbox.api import Host
+
+MOST_FAILING = 60  # tests; a change that breaks more says little about where it is
+_MOST_KEPT = 300  # tests that must go on passing
+_MOST_CALLING = 500
+_HIDDEN_VALUES = 2  # that a bug must change, so that the one in the issue is not all there is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A change that may be a bug: the files as they then are, and the tests that can notice it (None: any)."""
+
+    kind: str
+    files: Mapping[str, str]
+    where: str  # the function it is in, or what else may be said of it inside of task.toml
+    tests: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a test saw: the expression, what it gave with the bug (or the error), what it gives without."""
+
+    test: str
+    subject: str
+    before: str
+    got: str
+    want: str
+    raises: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bug:
+    """A change that tests notice: which fail, what those and others see without it, what can be said about it."""
+
+    candidate: Candidate
+    fail_to_pass: tuple[str, ...]
+    seen: Mapping[str, str]  # test -> digest, of fail-to-pass and of pass-to-pass
+    evidence: tuple[Evidence, ...]
+    hidden_values: int  # plain values that the bug changes and no test file tells
+
+
+class Hunt:
+    """Tries candidates on one project; use it as a context. `rejected` counts why others were none."""
+
+    def __init__(self, host: Host, built: Built) -> None:
+        self._built = built
+        self._language: Language = LANGUAGES[built.project.language]
+        self._sealed: Sealed = seal_all(self._language, built.files, built.project.tests, built.open_places)
+        overlay = {**built.files, **{path: text.encode() for path, text in self._sealed.files.items()}}
+        self._blind = Bench(host, self._language, built.project, built.lock, overlay)
+        self._open = Bench(host, self._language, built.project, built.lock, built.files)
+        self.rejected: Counter[str] = Counter()
+
+    async def __aenter__(self) -> Hunt:
+        await self._blind.__aenter__()
+        await self._open.__aenter__()
+        return self
+
+    async def __aexit__(self, *about: object) -> None:
+        await self._blind.__aexit__(None, None, None)
+        await self._open.__aexit__(None, None, None)
+
+    async def bugs(self, candidates: Iterable[Candidate]) -> AsyncIterator[Bug]:
+        """Yield the candidates that are bugs."""
+        for candidate in candidates:
+            why, bug = await self._tried(candidate)
+            if bug is None:
+                self.rejected[why] += 1
+            else:
+                yield bug
+
+    async def _tried(self, candidate: Candidate) -> tuple[str, Bug | None]:
+        baseline = self._built.baseline
+        tests = set(baseline if candidate.tests is None else candidate.tests)
+        back: dict[str, str | None] = dict.fromkeys(candidate.files)
+        await self._blind.put(dict(candidate.files))
+        broken = await self._blind.run(files=_files(tests), only=tests, values=True)
+        await self._blind.put(back)
+        if not broken.ended:
+            return "does not end", None
+        if len(broken.results) < len(tests):
+            return "breaks the import", None
+        differing = [test for test in sorted(tests) if not _alike(broken.results[test], baseline[test])]
+        if not differing:
+            return "no test notices", None
+        if len(differing) > MOST_FAILING:
+            return "breaks too much", None
+        right = (await self._blind.run(files=_files(differing), only=differing, values=True)).results
+        await self._open.put(dict(candidate.files))
+        plain = (await self._open.run(files=_files(differing), only=differing)).results
+        await self._open.put(back)
+        failing = tuple(t for t in differing if t in plain and plain[t].outcome in ("failed", "error") and t in right)
+        if not failing:
+            return "no test fails", None
+        if any(right[test].digest != baseline[test].digest for test in failing):
+            return "its tests are not stable", None
+        hidden = sum(_changed(right[test], broken.results[test]) for test in failing)
+        if hidden < _HIDDEN_VALUES:
+            return "too little of it is hidden", None
+        evidence = tuple(
+            each
+            for test in failing
+            for each in self._evidence(test, right[test], broken.results[test], plain[test].message)
+        )
+        if not evidence:
+            return "nothing can be said about it", None
+        kept = self._kept(tests, set(differing), failing)
+        seen = {test: baseline[test].digest for test in (*failing, *kept)}
+        return "", Bug(candidate=candidate, fail_to_pass=failing, seen=seen, evidence=evidence, hidden_values=hidden)
+
+    def _kept(self, calling: set[str], differing: set[str], failing: Collection[str]) -> list[str]:
+        """Return what must go on passing: tests that call what is changed first, then others of the same files."""
+        files = set(_files(failing))
+        near = [test for test in sorted(calling) if test not in differing]
+        far = [t for t in self._built.baseline if t not in calling and t.partition("::")[0] in files]
+        return (near + far)[:_MOST_KEPT]
+
+    def _evidence(self, test: str, right: Result, wrong: Result, message: str) -> Iterator[Evidence]:
+        """Yield what a test saw first that was not as it should be, as far as it can be told without its file."""
+        for number, (place, text, shown) in enumerate(right.seen):
+            there = self._sealed.places.get(place)
+            if there is None or there.before is None or not set(there.free) <= right.given.keys():
+                return
+            given = [f"{name} = {right.given[name]}" for name in there.free]
+            known = there.subject, "\n".join(filter(None, (*given, there.before)))
+            if number >= len(wrong.seen):
+                error = message.strip().splitlines()[0] if message.strip() else ""
+                if error and not error.startswith("assert"):
+                    yield _evidence_of(test, known, error, shown, raises=True)
+                return
+            other, said, got = wrong.seen[number]
+            if other != place:
+                return
+            if said != text:
+                yield _evidence_of(test, known, got, shown, raises=False)
+                return
+
+
+def by_kind(built: Built, rng: random.Random, *, most_in_function: int = 2) -> Iterator[Candidate]:
+    """Yield mutations of all functions that stable tests call, the kinds in turn."""
+    language = LANGUAGES[built.project.language]
+    calling: dict[str, set[str]] = {}
+    for test, result in built.baseline.items():
+        for call in result.calls:
+            calling.setdefault(call, set()).add(test)
+    waiting: dict[str, list[Mutation]] = {}
+    for path in sorted(built.files):
+        if not _of_library(built, path):
+            continue
+        try:
+            found = language.mutations(path, built.files[path].decode(), rng)
+        except (SyntaxError, ValueError):
+            continue
+        for mutation in found:
+            if f"{path}:{mutation.line}" in calling:
+                waiting.setdefault(mutation.kind, []).append(mutation)
+    for group in waiting.values():
+        rng.shuffle(group)
+    taken: Counter[tuple[str, int]] = Counter()
+    while any(waiting.values()):
+        for kind in sorted(waiting):
+            while waiting[kind]:
+                mutation = waiting[kind].pop()
+                if taken[mutation.path, mutation.line] < most_in_function:
+                    taken[mutation.path, mutation.line] += 1
+                    tests = sorted(calling[f"{mutation.path}:{mutation.line}"])
+                    if len(tests) > _MOST_CALLING:
+                        tests = rng.sample(tests, _MOST_CALLING)
+                    text = mutation.apply(built.files[mutation.path].decode())
+                    yield Candidate(
+                        kind=kind, files={mutation.path: text}, where=mutation.function, tests=frozenset(tests)
+                    )
+                    break
+
+
+def _of_library(built: Built, path: str) -> bool:
+    inside = any(path == source or path.startswith(f"{source}/") for source in built.project.sources)
+    return inside and path not in built.project.tests
+
+
+def _files(tests: Collection[str]) -> list[str]:
+    return sorted({test.partition("::")[0] for test in tests})
+
+
+def _alike(one: Result, other: Result) -> bool:
+    return (one.outcome, one.digest) == (other.outcome, other.digest)
+
+
+def _changed(right: Result, wrong: Result) -> int:
+    """Return how many plain values (not only truth) a test sees otherwise with the bug."""
+    wrongly = [text for _, text, _ in wrong.seen]
+    return sum(
+        text[:1] not in "B?" and (number >= len(wrongly) or wrongly[number] != text)
+        for number, (_, text, _) in enumerate(right.seen)
+    )
+
+
+def _evidence_of(test: str, known: tuple[str, str], got: str, want: str, *, raises: bool) -> Evidence:
+    return Evidence(test=test, subject=known[0], before=known[1], got=got, want=want, raises=raises)
