@@ -34,7 +34,8 @@ class Goal:
 class Plan:
     """All that decides about a site: files it needs, files that stay as they are or must not, and goals.
 
-    `reward` is "all" (1 when every goal is reached, else 0) or "share" (of the goals).
+    `reward` is "all" (1 when every goal is reached, else 0), "share" (of the goals) or "all_times_looks": all, times
+    the least overall score of the pages in `looks`, at both sizes, by `looks_bar`, at most 1.
     """
 
     goals: Sequence[Goal]
@@ -42,6 +43,8 @@ class Plan:
     kept: Mapping[str, str] = field(default_factory=dict)
     given: Mapping[str, str] = field(default_factory=dict)
     reward: str = "all"
+    looks: Sequence[str] = ()
+    looks_bar: float = 1.0
     limit_s: float = 60.0
     load_s: float = 10.0  # what one page may take
 
@@ -56,6 +59,8 @@ class Plan:
             "limit_s": self.limit_s,
             "load_s": self.load_s,
             "reward": self.reward,
+            "looks": list(self.looks),
+            "looks_bar": self.looks_bar,
             "needs": list(self.needs),
             "kept": dict(self.kept),
             "given": dict(self.given),

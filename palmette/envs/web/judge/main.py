@@ -1,9 +1,9 @@
 """Judges a site by its plan: `main` is run by tests/test.sh, with this package beside it.
 
-/tests/checks.json: {"workdir", "limit_s", "load_s", "reward", "needs": [path], "kept": {path: text},
-"given": {path: text}, "goals": [{"name", "size", "within_s", "steps": [{"do": ...}, ...]}]}. A goal is a tab of its
-own. The plan is taken into memory, and /tests is emptied, before a page is opened. What was seen is left in
-/logs/verifier: report.json and PNGs by size.
+/tests/checks.json: {"workdir", "limit_s", "load_s", "needs": [path], "kept": {path: text}, "given": {path: text},
+"goals": [{"name", "size", "within_s", "steps": [{"do": ...}, ...]}], "looks": [path], "looks_bar", "reward"}; see
+`palmette.envs.web.plan`. A goal is a tab of its own. The plan is taken into memory, and /tests is emptied, before a
+page is opened. What was seen is left in /logs/verifier: report.json and PNGs by size.
 """
 
 from __future__ import annotations
@@ -15,14 +15,22 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 
 from .browser import Browser, BrowserGone
-from .page import Missed, Page
+from .looks import judged
+from .page import SIZES, Missed, Page
 from .site import NotServed, Site
 from .steps import perform
+from .view import view
 
 TESTS, LOGS = "/tests", "/logs/verifier"
 _PR_SET_DUMPABLE = 4
+REWARDS: dict[str, Callable[[float, float], float]] = {  # (share of goals reached, looks by their bar) -> reward
+    "all": lambda share, _: float(share == 1.0),
+    "share": lambda share, _: share,
+    "all_times_looks": lambda share, looks: float(share == 1.0) * min(1.0, looks),
+}
 
 
 def main() -> None:
@@ -55,10 +63,35 @@ def judge(plan: dict) -> dict:
             goals[goal["name"]] = _goal(browser, plan, goal, ends, shots)
             if goals[goal["name"]] != "reached" and plan.get("reward", "all") != "share":
                 break
+        looks = _looks(browser, plan, ends) if all(how == "reached" for how in goals.values()) else {}
     finally:
         browser.close()
     reached = sum(how == "reached" for how in goals.values()) / len(plan["goals"])
-    return {"reward": reached if plan.get("reward", "all") == "share" else float(reached == 1.0), "goals": goals}
+    overall = [scores["overall"] for sizes in looks.values() for scores in sizes.values()]
+    return {
+        "reward": REWARDS[plan.get("reward", "all")](reached, min(overall, default=0.0) / plan.get("looks_bar", 1.0)),
+        "goals": goals,
+        "looks": looks,
+    }
+
+
+def _looks(browser: Browser, plan: dict, ends: float) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the scores of how pages look: {path: {size: {name: score}}}."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for path in plan.get("looks", ()):
+        for size in SIZES:
+            page = Page(browser, plan["workdir"], size, load_s=plan.get("load_s", 10.0))
+            try:
+                page.open(path)
+                found.setdefault(path, {})[size] = judged(view(page))
+            except (Missed, RecursionError) as why:
+                sys.stdout.write(f"the looks of {path} ({size}): {why}\n")
+                found.setdefault(path, {})[size] = {"overall": 0.0}
+            finally:
+                page.close()
+            if time.monotonic() > ends:
+                return {path: {size: {"overall": 0.0}}}
+    return found
 
 
 def _goal(browser: Browser, plan: dict, goal: dict, ends: float, shots: set) -> str:

@@ -188,7 +188,7 @@ class Page:
 
     def picture(self, clip: Box | None = None, *, scale: float = 1.0, full: bool = False) -> bytes:
         """Return what is on the screen as a PNG; `clip` is in page coordinates."""
-        asked: dict = {"format": "png", "captureBeyondViewport": bool(clip or full)}
+        asked: dict = {"format": "png", "captureBeyondViewport": bool(clip or full), "optimizeForSpeed": bool(clip)}
         if full and clip is None:
             seen = self.seen()
             clip = (0.0, 0.0, float(self.width), min(max(seen.height, float(self.height)), 4.0 * self.height))
