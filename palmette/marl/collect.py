@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from palmette.errors import UserError
 from palmette.marl.channel import Channel
-from palmette.marl.comm.api import Scene, best_actions
+from palmette.marl.comm.api import Scene, Talk, best_actions
 from palmette.marl.envs.api import Frame, Game, random_actions
 from palmette.marl.episode import Episodes, network_inputs
 from palmette.marl.nets import Agents
@@ -43,8 +44,9 @@ class Collector:
         channel: Channel | None = None,
         hears_BN: Tensor | None = None,
         trust_N: Tensor | None = None,
+        watch: Callable[[Frame, Talk], object] | None = None,
     ) -> Played:
-        """Return one episode a copy, each agent acting at random with probability `epsilon`.
+        """Return one episode a copy, each agent acting at random with probability `epsilon`; `watch` sees each step.
 
         `hears_BN` 0 mutes a sender for an episode, and `trust_N` discounts what each sender says. Raises `UserError`
         for a reward that is not a number.
@@ -62,6 +64,8 @@ class Collector:
             inputs_B1NI = network_inputs(frame.obs_BNO[:, None], last_BN[:, None], actions=spec.actions, ids=self._ids)
             hidden_B1NH, hidden_BNH = agents.remember(inputs_B1NI, hidden_BNH)
             talk = line.talk(agents, hidden_B1NH[:, 0], self._scene(frame, open_all, trust_BN))
+            if watch is not None:
+                watch(frame, talk)
             last_BN = self._choose(talk.q_MNA, frame.avail_BNA, epsilon)
             actions.append(last_BN)
             links.append(talk.links_MNN.sum((1, 2)))

@@ -1,11 +1,13 @@
 """Runs a recipe of kind ``marl``: one training a seed, measured all along; may be interrupted and resumed.
 
-Stages are ``train/seed_N``; the network of each is ``models/seed_N/agents.safetensors``.
+Stages are ``train/seed_N``; the network of each is ``models/seed_N/agents.safetensors``, an episode of it
+``films/seed_N.json``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from palmette.marl.envs.hallway import clock_bar
+from palmette.marl.film import film
 from palmette.marl.recipe import MarlRecipe
 from palmette.marl.training import Training
 from palmette.progress import Progress
@@ -83,7 +86,9 @@ async def _train(recipe: MarlRecipe, run: RunDir, seed: int) -> None:
 
 def _finish(training: Training, run: RunDir, stage: str, saved: Path) -> None:
     rows = [row for row in run.read_metrics(stage) if "score" in row][-_LAST:]
-    _save_network(training, run.path / "models" / stage.removeprefix("train/"))
+    name = stage.removeprefix("train/")
+    _save_network(training, run.path / "models" / name)
+    write_atomic(run.path / "films" / f"{name}.json", json.dumps(film(training)))
     run.finish_stage(
         stage,
         {

@@ -14,6 +14,7 @@ from palmette.report.load import RunRecord, Stage, load_run, told_of_trees
 from palmette.report.pick import pick
 from palmette.report.plots import charts_of, curve_figure, score_figure, to_svg
 from palmette.report.tables import as_html, headline
+from palmette.report.teams import is_team, team_episodes, team_result
 from palmette.report.text import duration
 from palmette.report.tokens import find_pieces
 from palmette.report.tree_view import TokenTable, view
@@ -37,10 +38,10 @@ def page(run: RunRecord) -> str:
     """Return the page as HTML."""
     data = _rollout_data(run)
     sections = {
-        "result": ("Result", _result(run)),
+        "result": ("Result", team_result(run) if is_team(run) else _result(run)),
         "curves": ("Curves", _curves(run)),
         "stages": ("Stages", _stages(run)),
-        "rollouts": ("Rollouts", _browser() if data["rollouts"] else _empty("No rollouts were kept yet.")),
+        **_attempts(run, has_rollouts=bool(data["rollouts"])),
         "details": ("Details", _details(run)),
     }
     return Template(_asset("page.html")).substitute(
@@ -161,6 +162,12 @@ def _stage_row(stage: Stage, trees: str, longest_s: float, total_s: float) -> st
         f'<td><span class="span{"" if stage.finished else " open"}" '
         f'style="width:{100 * seconds / longest_s:.1f}%"></span></td></tr>'
     )
+
+
+def _attempts(run: RunRecord, *, has_rollouts: bool) -> dict[str, tuple[str, str]]:
+    if is_team(run):
+        return {"episodes": ("Episodes", team_episodes(run) or _empty("No seed has finished yet."))}
+    return {"rollouts": ("Rollouts", _browser() if has_rollouts else _empty("No rollouts were kept yet."))}
 
 
 def _browser() -> str:

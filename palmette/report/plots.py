@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -75,6 +76,28 @@ def curve_figure(series: Sequence[Series], width_in: float = 3.6) -> Figure:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width_in, 2.2), layout="constrained")
         _draw_curves(figure.subplots(), series)
+    return figure
+
+
+def band_figure(curves: Sequence[tuple[Sequence[float], Sequence[float]]], width_in: float = 3.6) -> Figure:
+    """Return the median of several (steps, values) curves, their quartiles as a band, and each of them thin.
+
+    Curves are compared where the shortest has points; values between points are interpolated.
+    """
+    steps = min((steps for steps, _ in curves), key=len)
+    values = [numpy.interp(steps, *curve) for curve in curves]
+    low, middle, high = numpy.quantile(values, [0.25, 0.5, 0.75], axis=0)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width_in, 2.2), layout="constrained")
+        axes = figure.subplots()
+        for each in values:
+            axes.plot(steps, each, color=COLOURS["student"], lw=0.7, alpha=0.35)
+        axes.fill_between(steps, low, high, color=COLOURS["student"], alpha=0.18, lw=0)
+        axes.plot(steps, middle, color=COLOURS["student"], lw=2.0)
+        axes.set_xlabel("environment steps")
+        axes.margins(x=0.02)
+        if numpy.min(values) >= 0 and numpy.max(values) <= 1:
+            _percent_axis(axes)
     return figure
 
 
