@@ -2,6 +2,10 @@
 
     task.toml  instruction.md  environment/{Dockerfile,files/...}  tests/test.sh  solution/solve.sh
 
+and, where the task has side services (`palmette.envs.services`), tools or a system prompt of its own,
+
+    environment/services/NAME/serve.py  environment/tools.json  system.md
+
 `tests/test.sh` enters the sandbox (at /tests) only after the agent has stopped, and writes one number to
 /logs/verifier/reward.txt.
 """
@@ -12,7 +16,9 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
+
+from palmette.chat.message import Tool
 
 Split = Literal["train", "heldout"]
 INTENTS = ("specification", "request", "colloquial")  # from everything said to hardly anything, the same verifier
@@ -33,6 +39,14 @@ class Complexity:
 
 
 NO_COMPLEXITY = Complexity()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceTool:
+    """A tool that a task brings: a call of it is POST /tools/NAME at its service, with the arguments as JSON."""
+
+    tool: Tool
+    service: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,17 +74,23 @@ class Task:
     storage_mb: int = 0
     pids: int = 0
     evidence: tuple[str, ...] = ()  # files that the verifier leaves beside its reward, for people to look at
+    services: tuple[str, ...] = ()  # names of its side services, in order
+    tools: tuple[ServiceTool, ...] = field(default=(), hash=False)  # beside those of the scaffold
+    shell: bool = True  # False: the built-in loop offers neither bash nor edit
+    user: str = ""  # the service that plays a user, to whom plain text goes
+    system: str = ""  # what the built-in loop says first, instead of its own system prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One action of a reference solution: a call of a tool of the built-in scaffold, and what it answers.
 
-    Example: ``Step(tool="bash", arguments={"command": "cat a.txt"}, observation="kavo")``.
+    Example: ``Step(tool="bash", arguments={"command": "cat a.txt"}, observation="kavo")``. The tool may be one of the
+    task's own, or "say" with the argument "text": plain words to the task's user, whose answer is the observation.
     """
 
     tool: str
-    arguments: dict[str, str]
+    arguments: dict[str, Any]
     observation: str
 
 
@@ -110,6 +130,11 @@ class Draft:
     storage_mb: int = 0
     pids: int = 0
     evidence: tuple[str, ...] = ()
+    services: Mapping[str, Mapping[str, str | bytes]] = field(default_factory=dict)  # name -> files, with serve.py
+    tools: tuple[ServiceTool, ...] = ()
+    shell: bool = True
+    user: str = ""
+    system: str = ""
 
 
 class Domain(Protocol):

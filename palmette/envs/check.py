@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from palmette.envs.api import Task
 from palmette.envs.attacks import Attack
 from palmette.envs.grade import Grader, Verdict, VerifierError
-from palmette.envs.prepare import prepare, spec_when_made, tar_directory
+from palmette.envs.prepare import tar_directory
+from palmette.envs.services import Services, opened
 from palmette.errors import UserError
 from palmette.sandbox.api import Host, PathRefused, Sandbox, SandboxError
 
@@ -105,11 +106,9 @@ async def _fault(
 
 
 async def _honest(task: Task, host: Host, grader: Grader, anew: Grader, repeats: int, trials: list[Trial]) -> str:
-    sandbox = await host.start(await spec_when_made(task, owner=f"check/{task.name}"))
-    try:
-        await prepare(sandbox, task)
+    async with opened(task, host, owner=f"check/{task.name}") as (sandbox, services):
         if task.separate_verifier:  # a shared verifier would leave its traces for the reference solution
-            idle = await _graded(IDLE, task, sandbox, grader, trials)
+            idle = await _graded(IDLE, task, sandbox, services, grader, trials)
             if idle.reward != 0.0:
                 return f"doing nothing scores {idle.reward:g}, expected 0"
         solution = task.path / "solution"
@@ -119,29 +118,25 @@ async def _honest(task: Task, host: Host, grader: Grader, anew: Grader, repeats:
         solved = await sandbox.exec(["sh", "/solution/solve.sh"], timeout_s=task.agent_timeout_s)
         if solved.exit_code != 0:
             return f"{solution / 'solve.sh'} exits {solved.exit_code}: {_tail(solved.stderr)}"
-        first = await _graded(REFERENCE, task, sandbox, grader, trials)
+        first = await _graded(REFERENCE, task, sandbox, services, grader, trials)
         for _ in range(1, repeats):
-            again = await _graded(REFERENCE, task, sandbox, anew, trials)
+            again = await _graded(REFERENCE, task, sandbox, services, anew, trials)
             if again.reward != first.reward:
                 return f"the verifier says {first.reward:g}, then {again.reward:g} of the same end state"
-    finally:
-        await sandbox.close()
     if first.reward != 1.0:
         return f"the reference scores {first.reward:g}, expected 1: {first.detail}"
     if task.separate_verifier:
         return ""
-    sandbox = await host.start(await spec_when_made(task, owner=f"check/{task.name}"))
-    try:
-        await prepare(sandbox, task)
-        idle = await _graded(IDLE, task, sandbox, grader, trials)
-    finally:
-        await sandbox.close()
+    async with opened(task, host, owner=f"check/{task.name}") as (sandbox, services):
+        idle = await _graded(IDLE, task, sandbox, services, grader, trials)
     return f"doing nothing scores {idle.reward:g}, expected 0" if idle.reward != 0.0 else ""
 
 
-async def _graded(name: str, task: Task, sandbox: Sandbox, grader: Grader, trials: list[Trial]) -> Verdict:
+async def _graded(
+    name: str, task: Task, sandbox: Sandbox, services: Services, grader: Grader, trials: list[Trial]
+) -> Verdict:
     began_s = time.monotonic()
-    verdict = await grader.grade(task, sandbox)
+    verdict = await grader.grade(task, sandbox, services)
     took_s = time.monotonic() - began_s
     trials.append(Trial(name=name, reward=verdict.reward, detail=verdict.detail, grading_s=took_s))
     return verdict
@@ -150,17 +145,15 @@ async def _graded(name: str, task: Task, sandbox: Sandbox, grader: Grader, trial
 async def _attacked(task: Task, host: Host, grader: Grader, attack: Attack) -> Trial:
     """Return what an attack earns; what cannot even be taken out to be graded earns nothing, as in a rollout."""
     found: list[Trial] = []
-    sandbox = await host.start(await spec_when_made(task, owner=f"attack/{attack.name}"))
+    told = {"TASK_INSTRUCTION": task.instruction}
     try:
-        await prepare(sandbox, task)
-        await sandbox.exec(["sh", "-c", attack.script], env={"TASK_INSTRUCTION": task.instruction}, timeout_s=_ATTACK_S)
-        await _graded(attack.name, task, sandbox, grader, found)
+        async with opened(task, host, owner=f"attack/{attack.name}") as (sandbox, services):
+            await sandbox.exec(["sh", "-c", attack.script], env=told, timeout_s=_ATTACK_S)
+            await _graded(attack.name, task, sandbox, services, grader, found)
     except PathRefused as error:
         return Trial(name=attack.name, reward=0.0, detail=str(error), grading_s=0.0)
     except VerifierError as error:
         return Trial(name=attack.name, reward=None, detail=str(error), grading_s=0.0)
-    finally:
-        await sandbox.close()
     return found[0]
 
 

@@ -1,7 +1,8 @@
 """Grades what an agent left behind: hidden tests in a clean sandbox, once for every distinct end state.
 
-The end state is the exported work directory. Verifiers of generated tasks are deterministic, so equal end states get
-equal verdicts; in reinforcement learning most rollouts of a group end alike, and grading once saves most of its cost.
+The end state is the exported work directory, and the state of the task's side services. Verifiers of generated tasks
+are deterministic, so equal end states get equal verdicts; in reinforcement learning most rollouts of a group end alike,
+and grading once saves most of its cost.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from dataclasses import dataclass, field, replace
 
 from palmette.envs.api import Task
 from palmette.envs.prepare import prepare_clean, spec_when_made, tar_directory
+from palmette.envs.services import Services
 from palmette.sandbox.api import Host, PathRefused, Sandbox, SandboxError, Status
 
 _REWARD_FILE = "/logs/verifier/reward.txt"
 _CACHED_VERDICTS = 65_536
 _MOST_EVIDENCE_BYTES = 4 << 20
 _IN_PLACE_OF_A_TRAP = b"a link out of the work directory\n"
-_TRAPS = {"", "dev", "proc", "sys", "logs", "tests", "solution"}  # at the top of a sandbox; "" is the top itself
+_TRAPS = {"", "dev", "proc", "sys", "logs", "tests", "solution", "services"}  # at the top; "" is the top itself
 
 
 class VerifierError(Exception):
@@ -57,18 +59,20 @@ class Grader:
         self.graded = 0  # end states that ran a verifier
         self.reused = 0  # end states answered from the record
 
-    async def grade(self, task: Task, sandbox: Sandbox) -> Verdict:
+    async def grade(self, task: Task, sandbox: Sandbox, services: Services | None = None) -> Verdict:
         """Return the verdict on the sandbox's end state; call it only after the agent has stopped.
 
-        Raises `VerifierError`, `VerifierTimeout`, `SandboxError`.
+        The verifier finds the state of `services` below /services. Raises `VerifierError`, `VerifierTimeout`,
+        `SandboxError`.
         """
+        states = await services.states() if services else {}
         if not task.separate_verifier:
             self.graded += 1
-            return await _run_tests(task, sandbox)
+            return await _run_tests(task, sandbox, states)
         state = await sandbox.download(task.workdir)
         if self._verdicts is None:
-            return await self._grade_clean(task, state)
-        key = hashlib.sha256(str(task.path).encode() + b"\0" + state).hexdigest()
+            return await self._grade_clean(task, state, states)
+        key = hashlib.sha256(b"\0".join([str(task.path).encode(), state, *states.values()])).hexdigest()
         if key in self._verdicts:
             self.reused += 1
             self._verdicts.move_to_end(key)
@@ -76,14 +80,14 @@ class Grader:
         if key in self._running:  # the same end state is being graded at this moment
             self.reused += 1
             return await asyncio.shield(self._running[key])
-        return await self._grade_first(key, task, state)
+        return await self._grade_first(key, task, state, states)
 
-    async def _grade_first(self, key: str, task: Task, state: bytes) -> Verdict:
+    async def _grade_first(self, key: str, task: Task, state: bytes, states: Mapping[str, bytes]) -> Verdict:
         assert self._verdicts is not None
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._running[key] = future
         try:
-            verdict = await self._grade_clean(task, state)
+            verdict = await self._grade_clean(task, state, states)
         except BaseException as error:
             failure = error if isinstance(error, Exception) else VerifierError("grading was cancelled")
             future.set_exception(failure)
@@ -97,13 +101,13 @@ class Grader:
             self._verdicts.popitem(last=False)
         return verdict
 
-    async def _grade_clean(self, task: Task, state: bytes) -> Verdict:
+    async def _grade_clean(self, task: Task, state: bytes, states: Mapping[str, bytes]) -> Verdict:
         self.graded += 1
         clean = await self._host.start(await spec_when_made(task, owner=f"verify/{task.name}"))
         try:
             await prepare_clean(clean, task)
             await clean.upload(_without_traps(state, task.workdir), task.workdir)
-            return await _run_tests(task, clean)
+            return await _run_tests(task, clean, states)
         finally:
             await clean.close()
 
@@ -136,7 +140,9 @@ def _is_trap(member: tarfile.TarInfo, workdir: str) -> bool:
     return target.strip("/").split("/")[0] in _TRAPS
 
 
-async def _run_tests(task: Task, sandbox: Sandbox) -> Verdict:
+async def _run_tests(task: Task, sandbox: Sandbox, states: Mapping[str, bytes]) -> Verdict:
+    for name, state in states.items():
+        await sandbox.upload(state, f"/services/{name}")
     await sandbox.upload(tar_directory(task.path / "tests"), "/tests")
     result = await sandbox.exec(["sh", "/tests/test.sh"], timeout_s=task.verifier_timeout_s)
     detail = (result.stdout + result.stderr).decode(errors="replace").strip()[-500:]

@@ -8,6 +8,7 @@ is to be run in it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import cache, lru_cache
@@ -17,6 +18,7 @@ from threading import Thread
 from palmette.envs.api import Task
 from palmette.envs.locked import installed, read_lock, toolchain_of
 from palmette.envs.toolchain import Toolchain, python_toolchain
+from palmette.envs.tools import PROGRAMS, address_of, programs
 from palmette.errors import UserError
 from palmette.sandbox.api import Limits, Sandbox, Spec
 from palmette.sandbox.dockerfile import Copy, Dockerfile, read_dockerfile
@@ -37,16 +39,24 @@ def spec_for(task: Task, *, owner: str, gateway: tuple[str, int] | None = None, 
     path = task.path / "environment" / "Dockerfile"
     dockerfile, image = _read(path), _image(path, store())
     tools = _tools(path.parent, task.workdir) if image is None else None
+    env = {**(tools.env if tools else {"PATH": PATH}), **(image.env if image else {}), **dockerfile.env}
     return Spec(
         owner=owner,
         workdir=task.workdir,
-        env={**(tools.env if tools else {"PATH": PATH}), **(image.env if image else {}), **dockerfile.env},
+        env=env | _ways_to_services(task, env["PATH"]) if task.services else env,
         readonly=tools.readonly if tools else (),
         root=str(image.root) if image else "",
         limits=_with_room(limits, task),
-        ttl_s=task.agent_timeout_s + task.verifier_timeout_s + _SLACK_S,
+        ttl_s=_lifetime_s(task),
         gateway=gateway,
     )
+
+
+def service_spec(task: Task, *, owner: str, env: Mapping[str, str]) -> Spec:
+    """Return what to start for a side service of a task: the machine's Python, and as much time as the agent's."""
+    tools = python_toolchain()
+    plain = {"PATH": tools.env["PATH"], "PYTHONDONTWRITEBYTECODE": "1", **env}
+    return Spec(owner=owner, workdir="/service", env=plain, readonly=tools.readonly, ttl_s=_lifetime_s(task))
 
 
 def _with_room(limits: Limits, task: Task) -> Limits:
@@ -76,7 +86,12 @@ async def spec_when_made(
 
 
 async def prepare(sandbox: Sandbox, task: Task) -> None:
-    """Put the environment's files into a fresh sandbox. Raises `UserError` for a Dockerfile outside the subset."""
+    """Put the environment's files into a fresh sandbox, and programs that call the task's tools.
+
+    Raises `UserError` for a Dockerfile outside the subset.
+    """
+    if task.tools or task.user:
+        await sandbox.upload(programs(task), PROGRAMS)
     for copy in _read(task.path / "environment" / "Dockerfile").copies:
         await _put(sandbox, copy)
 
@@ -115,6 +130,16 @@ def work_directory(task: Task) -> dict[str, tuple[bytes, bool]]:
                 name = below + str(file.relative_to(source)) if source.is_dir() else below.rstrip("/")
                 found[name] = file.read_bytes(), bool(file.stat().st_mode & 0o100)
     return found
+
+
+def _lifetime_s(task: Task) -> float:
+    return task.agent_timeout_s + task.verifier_timeout_s + _SLACK_S
+
+
+def _ways_to_services(task: Task, path: str) -> dict[str, str]:
+    """Return the variables that lead the agent's commands to the task's services."""
+    urls = {name: "http://{}:{}".format(*address_of(task.services, name)) for name in task.services}
+    return {"PATH": f"{PROGRAMS}:{path}"} | {f"SERVICE_{name.upper()}": url for name, url in urls.items()}
 
 
 async def _put(sandbox: Sandbox, copy: Copy) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from palmette.envs.api import Complexity, Draft, Step, Task
+from palmette.envs.tools import program_of, read_services, read_tools, tools_json
 from palmette.errors import UserError
 from palmette.run import write_atomic
 from palmette.sandbox.dockerfile import read_dockerfile
@@ -54,6 +55,7 @@ def load_task(directory: Path) -> Task:
             raise UserError(f"{directory / needed} is missing; a task directory needs it")
     meta, verifier = _table(config, "metadata", directory), _table(config, "verifier", directory)
     agent, environment = _table(config, "agent", directory), _table(config, "environment", directory)
+    services = read_services(directory)
     return Task(
         name=str(_table(config, "task", directory).get("name", directory.name)),
         path=directory,
@@ -76,6 +78,11 @@ def load_task(directory: Path) -> Task:
         storage_mb=_room(environment, "storage_mb", path),
         pids=_room(meta, "pids", path),
         evidence=tuple(map(str, meta.get("evidence", ()))) if isinstance(meta.get("evidence", []), list) else (),
+        services=services,
+        tools=read_tools(directory, services),
+        shell=meta.get("shell") is not False,
+        user=_user(meta, services, path),
+        system=_instruction(directory / "system.md") if (directory / "system.md").is_file() else "",
     )
 
 
@@ -140,6 +147,12 @@ def _write_files(draft: Draft, root: Path) -> None:
     if steps:
         _write_tree(root / "solution", {"steps.json": json.dumps(steps, indent=1) + "\n"})
     _write_tree(root / "phrasings", {f"{level}.md": text + "\n" for level, text in draft.phrasings.items()})
+    for name, files in draft.services.items():
+        _write_tree(root / "environment" / "services" / name, files)
+    if draft.tools:
+        _write_tree(root / "environment", {"tools.json": tools_json(draft.tools)})
+    if draft.system:
+        _write_tree(root, {"system.md": draft.system + "\n"})
     _write_tree(root, draft.kept)
     for path, mode in draft.modes.items():
         (root / "environment" / "files" / path).chmod(mode)
@@ -164,6 +177,8 @@ def _solve_script(draft: Draft) -> str:
             lines.append(step.arguments["command"])
         elif step.tool == "edit":
             lines.append("python3 -I -S -c " + " ".join(shlex.quote(a) for a in (_EDIT, *_edit_arguments(step))))
+        elif step.tool != "submit":
+            lines.append(f"{program_of(step.tool)} {shlex.quote(json.dumps(step.arguments))}")
     return "\n".join(lines) + "\n"
 
 
@@ -208,6 +223,10 @@ def _task_toml(draft: Draft) -> str:
         extra += f"evidence = {json.dumps(list(draft.evidence))}\n"
     if draft.pids:
         extra += f"pids = {draft.pids}\n"
+    if not draft.shell:
+        extra += "shell = false\n"
+    if draft.user:
+        extra += f"user = {json.dumps(draft.user)}\n"
     if draft.steps:
         extra += f"reference_steps = {len(draft.steps)}\nreference_tokens = {_tokens(draft.steps)}\n"
     return f"""\
@@ -296,8 +315,15 @@ def _complexity(meta: dict[str, Any], path: Path) -> Complexity:
 def _tokens(steps: tuple[Step, ...]) -> int:
     """Return how many words and marks the reference's calls have: a measure that no tokenizer changes."""
     return sum(
-        len(re.findall(r"\w+|[^\w\s]", text)) for step in steps for text in (step.tool, *step.arguments.values())
+        len(re.findall(r"\w+|[^\w\s]", str(text))) for step in steps for text in (step.tool, *step.arguments.values())
     )
+
+
+def _user(meta: dict[str, Any], services: tuple[str, ...], path: Path) -> str:
+    value = meta.get("user", "")
+    if value and value not in services:
+        raise UserError(f"{_line_of(path, 'user', value)}: user must name a service of the task, not {value!r}")
+    return str(value)
 
 
 def _tier(meta: dict[str, Any], path: Path) -> int:

@@ -16,13 +16,15 @@ from palmette.envs.api import Task
 from palmette.envs.grade import Verdict
 from palmette.envs.patch import patch_of
 from palmette.envs.prepare import prepare, spec_when_made
+from palmette.envs.services import Services, start_services
 from palmette.gateway.app import Gateway
 from palmette.gateway.session import Session
 from palmette.rollout.classify import Ending, Phase, classify
+from palmette.rollout.offer import offer_of
 from palmette.rollout.outcomes import RULES, Outcome
 from palmette.rollout.watch import Watched
 from palmette.sandbox.api import Host, Sandbox, SandboxError, Snapshot, Spec
-from palmette.scaffolds.api import Endpoint, Pause, Scaffold, Stop
+from palmette.scaffolds.api import Endpoint, Offer, Pause, Scaffold, Stop
 from palmette.trajectory.tree import Tree
 
 _PATCHED = "swe"  # the domain whose rollouts are handed in as patches
@@ -34,7 +36,7 @@ Drive = Callable[[Sandbox, Endpoint], Awaitable[Stop | Pause]]
 class Grades(Protocol):
     """What a rollout needs of a grader (`palmette.envs.grade.Grader` is the one in use)."""
 
-    async def grade(self, task: Task, sandbox: Sandbox) -> Verdict: ...
+    async def grade(self, task: Task, sandbox: Sandbox, services: Services | None = None) -> Verdict: ...
 
 
 class Attempt:
@@ -50,6 +52,7 @@ class Attempt:
     def __init__(self, task: Task, scaffold: Scaffold, gateway: Gateway) -> None:
         self.task = task
         self.sandbox: Watched | None = None
+        self.services = Services(task, {})
         self.session: Session | None = None
         self.verdict: Verdict | None = None
         self.patch: str | None = None
@@ -70,13 +73,19 @@ class Attempt:
         if isinstance(error, Exception):  # the edge of the house: nothing but a cancellation may pass it
             _log.debug("rollout of %s failed in phase %s", self.task.name, self._phase, exc_info=error)
             self._error = error
-        if self.sandbox is not None:
-            await close(self.sandbox)
+        try:
+            if self.sandbox is not None:
+                await close(self.sandbox)
+        finally:
+            await close(self.services)
         return isinstance(error, Exception)
 
     async def start(self, host: Host, sampling: Sampling) -> None:
-        """Start and prepare a sandbox and open a session."""
-        self.sandbox = Watched(await host.start(await _spec(self.task, self.scaffold, self._gateway)))
+        """Start and prepare a sandbox with the task's side services, and open a session."""
+        sandbox = await host.start(await _spec(self.task, self.scaffold, self._gateway))
+        self.sandbox = Watched(sandbox)
+        self.services = await start_services(self.task, host, owner=f"rollout/{self.task.name}")
+        await self.services.attach(sandbox)
         await prepare(self.sandbox, self.task)
         self.session = self._gateway.open_session(sampling, label=label_of(self.task, self.scaffold))
 
@@ -116,9 +125,15 @@ class Attempt:
         """Keep the patch and ask for the verdict, where one could be trusted. Raises what the grader raises."""
         if self.sandbox is not None and RULES[self.outcome].trust_reward:
             self._phase = Phase.GRADE
+            await self.services.detach()
             if self.task.domain == _PATCHED:
                 self.patch = await patch_of(self.task, self.sandbox)
-            self.verdict = await grader.grade(self.task, self.sandbox)
+            self.verdict = await grader.grade(self.task, self.sandbox, self.services)
+
+    @property
+    def offer(self) -> Offer:
+        """What the task brings for the scaffold, once it is started."""
+        return offer_of(self.task, self.services)
 
     @property
     def outcome(self) -> Outcome:
@@ -218,7 +233,7 @@ def close_session(gateway: Gateway, session: Session) -> None:
         gateway.close_session(session.key)
 
 
-async def close(what: Sandbox | Snapshot) -> None:
+async def close(what: Sandbox | Snapshot | Services) -> None:
     """Close it to the end even when this task is cancelled meanwhile; its failure is the host's affair."""
     closing = asyncio.ensure_future(what.close())
     try:

@@ -17,6 +17,7 @@ from palmette.errors import UserError
 from palmette.gateway.app import Gateway
 from palmette.gateway.session import Session
 from palmette.rollout.attempt import Attempt, Grades, close, close_session
+from palmette.rollout.offer import offer_of
 from palmette.rollout.run import Rollout, concluded, sampling_of
 from palmette.sandbox.api import Host, Sandbox, Snapshot, State
 from palmette.scaffolds.api import Endpoint, Pause, Pausing, Scaffold, Stop
@@ -64,7 +65,8 @@ async def branch(
 class Trunk:
     """The first `at_turn` turns of a task, grown once, and what its branches need to go on, kept until `close`.
 
-    Raises `UserError` for a scaffold that cannot pause, `ValueError` for a negative `at_turn`.
+    Raises `UserError` for a scaffold that cannot pause and a task with side services, `ValueError` for a negative
+    `at_turn`.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class Trunk:
     ) -> None:
         if at_turn < 0:
             raise ValueError(f"at_turn must be at least 0, not {at_turn}")
+        if task.services:
+            raise UserError(f"{task.name} has side services, which cannot be forked; leave branch_at out for it")
         if not isinstance(scaffold, Pausing):
             raise UserError(f"scaffold '{scaffold.name}' cannot pause, so its rollouts cannot branch; use 'loop'")
         self._task, self._at_turn, self._group, self._sampling = task, at_turn, group, sampling
@@ -128,7 +132,8 @@ class Trunk:
         async with own:
             sampling = sampling_of(self._sampling, self._group, sample)
             await own.start_from(grown.first, grown.files, grown.session, sampling)
-            await own.work(lambda sandbox, endpoint: self._scaffold.go_on(grown.pause, sandbox, endpoint))
+            offer = own.offer
+            await own.work(lambda sandbox, endpoint: self._scaffold.go_on(grown.pause, sandbox, endpoint, offer=offer))
             await own.grade(self._grader)
         return concluded(own, group=self._group, sample=sample, number=attempt)
 
@@ -137,8 +142,9 @@ class Trunk:
         await self._kept.aclose()
 
     async def _begin(self, sandbox: Sandbox, endpoint: Endpoint) -> Stop | Pause:
-        opening = self._scaffold.opening(self._task.instruction)
-        return await self._scaffold.go_on(opening, sandbox, endpoint, until=self._at_turn)
+        offer = offer_of(self._task)
+        opening = self._scaffold.opening(self._task.instruction, offer)
+        return await self._scaffold.go_on(opening, sandbox, endpoint, until=self._at_turn, offer=offer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 from palmette.chat.message import Message, ToolCall
 from palmette.chat.template import Renderer
-from palmette.envs.api import Task
-from palmette.envs.prepare import prepare, spec_when_made
+from palmette.envs.api import Step, Task
+from palmette.envs.services import opened
 from palmette.envs.task import load_steps
-from palmette.sandbox.api import Host
-from palmette.scaffolds.loop import SYSTEM_PROMPT, TOOLS, act
+from palmette.envs.tools import SAY
+from palmette.rollout.offer import offer_of
+from palmette.sandbox.api import Host, Sandbox
+from palmette.scaffolds.api import Offer
+from palmette.scaffolds.loop import SYSTEM_PROMPT, act, toolset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,29 +34,42 @@ async def demonstrate(task: Task, renderer: Renderer, host: Host) -> Demonstrati
 
     Raises `UserError` when the task has no reference steps, `SandboxError` when the sandbox fails.
     """
-    messages: list[Message] = [
-        Message(role="system", content=SYSTEM_PROMPT),
-        Message(role="user", content=task.instruction),
-    ]
-    prompt = renderer.prompt(messages, TOOLS)
-    sampled = [False] * len(prompt)
     steps = load_steps(task)
-    sandbox = await host.start(await spec_when_made(task, owner=f"demonstrate/{task.name}"))
-    try:
-        await prepare(sandbox, task)
+    async with opened(task, host, owner=f"demonstrate/{task.name}") as (sandbox, services):
+        offer = offer_of(task, services)
+        tools = toolset(offer)
+        messages: list[Message] = [
+            Message(role="system", content=offer.system or SYSTEM_PROMPT),
+            Message(role="user", content=task.instruction),
+        ]
+        prompt = renderer.prompt(messages, tools)
+        sampled = [False] * len(prompt)
         for number, step in enumerate(steps):
-            call = ToolCall(id=f"call{number}", name=step.tool, arguments=step.arguments)
-            turn = Message(role="assistant", tool_calls=(call,))
-            answer = renderer.completion(messages, turn, TOOLS)
+            turn = turn_of(step, number)
+            answer = renderer.completion(messages, turn, tools)
             messages.append(turn)
             sampled += [True] * len(answer)
             if number == len(steps) - 1:
                 prompt = [*prompt, *answer]
                 break
-            told = Message(role="tool", content=await act(call, sandbox), tool_call_id=call.id)
-            prompt = renderer.extend(prompt, answer, messages, [told], TOOLS)
+            told = await _told(step, turn, sandbox, offer)
+            prompt = renderer.extend(prompt, answer, messages, [told], tools)
             messages.append(told)
             sampled += [False] * (len(prompt) - len(sampled))
-    finally:
-        await sandbox.close()
     return Demonstration(task=task.name, token_ids=tuple(prompt), sampled=tuple(sampled))
+
+
+def turn_of(step: Step, number: int) -> Message:
+    """Return the assistant's message that takes a step of a reference: one call, or plain words to the user."""
+    if step.tool == SAY:
+        return Message(role="assistant", content=step.arguments["text"])
+    call = ToolCall(id=f"call{number}", name=step.tool, arguments=step.arguments)
+    return Message(role="assistant", tool_calls=(call,))
+
+
+async def _told(step: Step, turn: Message, sandbox: Sandbox, offer: Offer) -> Message:
+    """Return what the step is answered by."""
+    if step.tool == SAY and offer.say is not None:
+        return Message(role="user", content=await offer.say(turn.content) or "")
+    (call,) = turn.tool_calls
+    return Message(role="tool", content=await act(call, sandbox, offer=offer), tool_call_id=call.id)

@@ -105,7 +105,8 @@ async def rehearse(
         attempt = Attempt(task, agent, gateway)
         async with attempt:
             await attempt.start(host, sampling)
-            await attempt.work(lambda sandbox, endpoint: agent.run(task.instruction, sandbox, endpoint))
+            offer = attempt.offer
+            await attempt.work(lambda sandbox, endpoint: agent.run(task.instruction, sandbox, endpoint, offer=offer))
             await attempt.grade(Grader(host))
     finally:
         await gateway.close()

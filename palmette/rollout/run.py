@@ -84,7 +84,8 @@ async def run_rollout(
     under_way = Attempt(task, scaffold, gateway)
     async with under_way:
         await under_way.start(host, sampling_of(sampling, group, sample))
-        await under_way.work(lambda sandbox, endpoint: scaffold.run(task.instruction, sandbox, endpoint))
+        offer = under_way.offer
+        await under_way.work(lambda sandbox, endpoint: scaffold.run(task.instruction, sandbox, endpoint, offer=offer))
         await under_way.grade(grader)
     return concluded(under_way, group=group, sample=sample, number=attempt)
 

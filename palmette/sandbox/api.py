@@ -8,7 +8,7 @@ gone raises.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -204,11 +204,11 @@ class Streams(Protocol):
 
 
 class Exposed(Protocol):
-    """A port of a sandbox that can be reached from its host, as `Ports.expose` returns it."""
+    """A way to a server, as `Ports.expose` and `Ports.offer` return it."""
 
     @property
     def url(self) -> str:
-        """Where it answers on this machine's loopback: to every program here, to no sandbox with walls."""
+        """Where it answers: on this machine's loopback to every program here (`expose`), or inside (`offer`)."""
         ...
 
     async def close(self) -> None:
@@ -218,7 +218,10 @@ class Exposed(Protocol):
 
 @runtime_checkable
 class Ports(Protocol):
-    """A sandbox whose servers can be reached from its host: ``isinstance(sandbox, Ports)``. Nothing leads back."""
+    """A sandbox whose servers can be reached from its host: ``isinstance(sandbox, Ports)``.
+
+    What leads the other way is only what its host offers it.
+    """
 
     async def connect(self, port: int) -> socket.socket:
         """Return a non-blocking socket connected to a server on its loopback (127.0.0.1, else ::1).
@@ -229,6 +232,14 @@ class Ports(Protocol):
 
     async def expose(self, port: int) -> Exposed:
         """Give a server in it an address on this machine; it need not listen yet. Raises `SandboxLost`."""
+        ...
+
+    async def offer(self, address: tuple[str, int], connect: Callable[[], Awaitable[socket.socket]]) -> Exposed:
+        """Let its processes reach, at `address` of its loopback, whatever `connect` returns a socket to.
+
+        ``await agent.offer(("127.77.1.1", 8080), lambda: service.connect(8080))`` shows one sandbox a server of
+        another. Raises `SandboxLost`, and `OSError` for an address that is taken.
+        """
         ...
 
 

@@ -64,12 +64,22 @@ class Ways:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         return Exposure(url, self.relay(listener, to_socket(lambda: self.connect(port))), self._open)
 
+    async def offer(self, address: tuple[str, int], connect: Callable[[], Awaitable[socket.socket]]) -> Exposure:
+        """Return an address of the sandbox's loopback that leads to what `connect` returns a socket to."""
+        self._check()
+        relay = self.relay(await self.listen(address), to_socket(connect))
+        return Exposure(f"http://{address[0]}:{address[1]}", relay, self._open)
+
     async def listen(self, address: tuple[str, int]) -> socket.socket:
         """Return a socket that listens on `address` in the sandbox."""
         inner = await self._new_socket(socket.AF_INET)
-        inner.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        inner.bind(address)
-        inner.listen(128)
+        try:
+            inner.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            inner.bind(address)
+            inner.listen(128)
+        except BaseException:
+            inner.close()
+            raise
         return inner
 
     async def serve(self, spec: Spec, listener: socket.socket | None = None) -> None:
@@ -106,7 +116,7 @@ class Ways:
 
 
 class Exposure:
-    """A port of this machine's loopback that leads into a sandbox; made by `Ways.expose`."""
+    """A listening port that leads into a sandbox, or out of it; made by `Ways.expose` and `Ways.offer`."""
 
     def __init__(self, url: str, relay: Relay, siblings: set[Relay]) -> None:
         self._url = url
@@ -140,6 +150,10 @@ class Reachable:
     async def expose(self, port: int) -> Exposure:
         """Give a server in it an address on this machine. Raises `SandboxLost`, `ValueError`."""
         return self._ways.expose(port)
+
+    async def offer(self, address: tuple[str, int], connect: Callable[[], Awaitable[socket.socket]]) -> Exposure:
+        """Let its processes reach at `address` what `connect` leads to. Raises `SandboxLost`, `OSError`."""
+        return await self._ways.offer(address, connect)
 
 
 class Helper:

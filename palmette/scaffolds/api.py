@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
+from palmette.chat.message import Tool
 from palmette.sandbox.api import Sandbox
 
 
@@ -34,12 +36,32 @@ class Endpoint:
     model: str = "palmette"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a task brings beside its instruction and its sandbox; nothing by default (`NOTHING`).
+
+    `call(name, arguments)` calls one of `tools` and returns what it says. `say(text)` tells the task's user something
+    and returns the answer, None once the user has left; without it nobody listens. Both raise `SandboxError`. An agent
+    that has only a shell finds the same as commands, which `manual` explains.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    call: Callable[[str, Mapping[str, Any]], Awaitable[str]] | None = None
+    say: Callable[[str], Awaitable[str | None]] | None = None
+    shell: bool = True  # False: neither bash nor edit
+    system: str = ""  # instead of the scaffold's own system prompt
+    manual: str = ""
+
+
+NOTHING = Offer()
+
+
 class Scaffold(Protocol):
     """Drives one rollout."""
 
     name: str
 
-    async def run(self, instruction: str, sandbox: Sandbox, endpoint: Endpoint) -> Stop:
+    async def run(self, instruction: str, sandbox: Sandbox, endpoint: Endpoint, *, offer: Offer = NOTHING) -> Stop:
         """Work on the task until done; raises `SandboxError` when the sandbox fails."""
         ...
 
@@ -56,12 +78,18 @@ class Pause:
 class Pausing(Protocol):
     """A scaffold that can stop between turns and go on elsewhere: ``isinstance(scaffold, Pausing)``."""
 
-    def opening(self, instruction: str) -> Pause:
+    def opening(self, instruction: str, offer: Offer = NOTHING) -> Pause:
         """Return where a rollout begins."""
         ...
 
     async def go_on(
-        self, pause: Pause, sandbox: Sandbox, endpoint: Endpoint, *, until: int | None = None
+        self,
+        pause: Pause,
+        sandbox: Sandbox,
+        endpoint: Endpoint,
+        *,
+        until: int | None = None,
+        offer: Offer = NOTHING,
     ) -> Stop | Pause:
         """Work on from there, to the end or until `until` answers are there; raises as `Scaffold.run` does."""
         ...

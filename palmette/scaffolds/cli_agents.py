@@ -10,7 +10,7 @@ import orjson
 
 from palmette.sandbox.api import PathRefused, Result, Sandbox, SandboxError, Status
 from palmette.scaffolds.agent import Agent, filled, quoted
-from palmette.scaffolds.api import Endpoint, Stop
+from palmette.scaffolds.api import NOTHING, Endpoint, Offer, Stop
 from palmette.scaffolds.install import executable, install, readonly_paths
 
 AGENT_HOME = "/tmp/agent"  # HOME of every agent: outside the work directory, so that it cannot litter the task
@@ -38,8 +38,9 @@ class CliAgent:
         install(self.agent)
         return readonly_paths(self.agent)
 
-    async def run(self, instruction: str, sandbox: Sandbox, endpoint: Endpoint) -> Stop:
+    async def run(self, instruction: str, sandbox: Sandbox, endpoint: Endpoint, *, offer: Offer = NOTHING) -> Stop:
         """Let the agent work until it exits. Raises `SandboxError`, also when the agent cannot be started."""
+        instruction = "\n\n".join(filter(None, (offer.system, instruction, offer.manual)))
         words = {
             "base_url": endpoint.base_url,
             "root_url": endpoint.base_url.removesuffix("/v1"),

@@ -12,21 +12,20 @@ import orjson
 from palmette.chat.form import schema
 from palmette.chat.message import ToolCall
 from palmette.sandbox.api import Sandbox
-from palmette.scaffolds.api import Endpoint, Pause, Stop
-from palmette.scaffolds.tools import OBSERVATION_CHARS, SUBMIT, TOOLS, act, observe
+from palmette.scaffolds.api import NOTHING, Endpoint, Offer, Pause, Stop
+from palmette.scaffolds.tools import OBSERVATION_CHARS, SUBMIT, TOOLS, act, observe, toolset
 
 SYSTEM_PROMPT = "You are an agent in a Linux shell. Solve the task with the tools, then submit."
-__all__ = ["SYSTEM_PROMPT", "TOOLS", "ToolLoop", "act", "observe"]
-
-_TOOLS_JSON = [schema(tool) for tool in TOOLS]
+__all__ = ["SYSTEM_PROMPT", "TOOLS", "ToolLoop", "act", "observe", "toolset"]
 
 
 class ToolLoop:
     """Drives one rollout over Chat Completions; one object serves many rollouts of one event loop at once.
 
     At most `max_turns` answers, observations of at most `observation_chars` characters, and `patience_s` seconds of
-    waiting on an overloaded endpoint. An answer without any call ends the rollout (`Stop.GAVE_UP`); a call that
-    cannot be read or names no tool is answered by an error and the loop goes on.
+    waiting on an overloaded endpoint. An answer without any call goes to the task's user, and where there is none it
+    ends the rollout (`Stop.GAVE_UP`); a call that cannot be read or names no tool is answered by an error and the loop
+    goes on. A user who leaves ends it as a submission does.
     """
 
     name = "loop"
@@ -48,42 +47,56 @@ class ToolLoop:
         self.patience_s = patience_s
         self._http: aiohttp.ClientSession | None = None
 
-    async def run(self, instruction: str, sandbox: Sandbox, endpoint: Endpoint) -> Stop:
+    async def run(self, instruction: str, sandbox: Sandbox, endpoint: Endpoint, *, offer: Offer = NOTHING) -> Stop:
         """Work on the task until done. Raises `SandboxError`, and `RuntimeError` for a request the endpoint refuses."""
-        stop = await self.go_on(self.opening(instruction), sandbox, endpoint)
+        stop = await self.go_on(self.opening(instruction, offer), sandbox, endpoint, offer=offer)
         assert isinstance(stop, Stop)
         return stop
 
-    def opening(self, instruction: str) -> Pause:
+    def opening(self, instruction: str, offer: Offer = NOTHING) -> Pause:
         """Return where a rollout begins."""
-        system, user = {"role": "system", "content": self.system_prompt}, {"role": "user", "content": instruction}
-        return Pause(messages=(system, user))
+        system = {"role": "system", "content": offer.system or self.system_prompt}
+        return Pause(messages=(system, {"role": "user", "content": instruction}))
 
     async def go_on(
-        self, pause: Pause, sandbox: Sandbox, endpoint: Endpoint, *, until: int | None = None
+        self,
+        pause: Pause,
+        sandbox: Sandbox,
+        endpoint: Endpoint,
+        *,
+        until: int | None = None,
+        offer: Offer = NOTHING,
     ) -> Stop | Pause:
         """Work on from a pause, in this or in a forked sandbox and session, and raise as `run` does.
 
         Pauses when `until` answers are there, those before `pause` included, unless it has ended by then.
         """
-        messages = list(pause.messages)
+        messages, tools = list(pause.messages), [schema(tool) for tool in toolset(offer)]
         for turn in range(pause.turns, self.max_turns):
             if turn == until:
                 return Pause(messages=tuple(messages), turns=turn)
-            answer = await self._ask(endpoint, messages)
+            answer = await self._ask(endpoint, messages, tools)
             if isinstance(answer, Stop):
                 return answer
             calls = answer.get("tool_calls") or []
-            if not calls and not answer.get("malformed"):
+            talk = not calls and not answer.get("malformed")
+            if talk and offer.say is None:
                 return Stop.GAVE_UP
             messages.append(_echo(answer))
-            if not calls:
+            if talk and offer.say is not None:
+                reply = await offer.say(answer.get("content") or "")
+                if reply is None:
+                    return Stop.SUBMITTED
+                messages.append({"role": "user", "content": reply})
+            elif not calls:
                 messages.append({"role": "user", "content": f"error: malformed tool call: {answer['malformed']}"})
             for call in calls:
                 parsed = _parse(call)
                 if isinstance(parsed, ToolCall) and parsed.name == SUBMIT:
                     return Stop.SUBMITTED
-                told = parsed if isinstance(parsed, str) else await act(parsed, sandbox, limit=self.observation_chars)
+                told = parsed
+                if isinstance(parsed, ToolCall):
+                    told = await act(parsed, sandbox, limit=self.observation_chars, offer=offer)
                 messages.append({"role": "tool", "tool_call_id": call["id"], "content": told})
         return Stop.TURN_LIMIT
 
@@ -93,9 +106,11 @@ class ToolLoop:
             await self._http.close()
             self._http = None
 
-    async def _ask(self, endpoint: Endpoint, messages: list[dict[str, Any]]) -> dict[str, Any] | Stop:
+    async def _ask(
+        self, endpoint: Endpoint, messages: list[dict[str, Any]], tools: list[dict[str, Any]]
+    ) -> dict[str, Any] | Stop:
         """Return the assistant's message, or why there is none."""
-        body = orjson.dumps({"model": endpoint.model, "messages": messages, "tools": _TOOLS_JSON})
+        body = orjson.dumps({"model": endpoint.model, "messages": messages, "tools": tools})
         headers = {"authorization": f"Bearer {endpoint.api_key}", "content-type": "application/json"}
         patience_s = self.patience_s
         while True:

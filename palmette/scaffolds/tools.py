@@ -1,4 +1,4 @@
-"""The three tools of the built-in loop, and how their results are told to the model.
+"""The three tools of the built-in loop, those that a task brings, and how their results are told to the model.
 
 `act` is the one place where a call becomes an observation; demonstrations are rendered through it too, so what a model
 is taught to expect is what it will see.
@@ -11,6 +11,7 @@ import tarfile
 
 from palmette.chat.message import Tool, ToolCall
 from palmette.sandbox.api import PathRefused, Result, Sandbox, Status
+from palmette.scaffolds.api import NOTHING, Offer
 
 OBSERVATION_CHARS = 2000
 COMMAND_TIMEOUT_S = 20.0
@@ -30,16 +31,25 @@ TOOLS: tuple[Tool, ...] = (
 )
 
 
-async def act(call: ToolCall, sandbox: Sandbox, *, limit: int = OBSERVATION_CHARS) -> str:
+def toolset(offer: Offer) -> tuple[Tool, ...]:
+    """Return the tools that a model is offered for a task: ours, and those that the task brings."""
+    ours = TOOLS if offer.shell else tuple(tool for tool in TOOLS if tool.name == SUBMIT)
+    return (*ours, *offer.tools)
+
+
+async def act(call: ToolCall, sandbox: Sandbox, *, limit: int = OBSERVATION_CHARS, offer: Offer = NOTHING) -> str:
     """Execute one call and return the observation, of at most `limit` characters and a mark where it was cut.
 
     A call that makes no sense is answered by an observation that starts with "error:". Submitting does nothing here
-    and is answered by "submitted". Raises `SandboxError` when the sandbox fails.
+    and is answered by "submitted". Raises `SandboxError` when the sandbox, or a service of the task, fails.
     """
-    wrong = _wrong_arguments(call)
+    wrong = _wrong_arguments(call, offer)
     if wrong:
         return wrong
     arguments = call.arguments
+    if offer.call is not None and any(tool.name == call.name for tool in offer.tools):
+        said = await offer.call(call.name, arguments)
+        return shorten(said.rstrip("\n") or "(no output)", limit)
     if call.name == "bash":
         result = await sandbox.exec(["bash", "-c", arguments["command"]], timeout_s=COMMAND_TIMEOUT_S)
         return observe(result, limit)
@@ -72,11 +82,16 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[:head]}\n[{len(text) - head - tail} characters cut]\n{text[len(text) - tail :]}"
 
 
-def _wrong_arguments(call: ToolCall) -> str:
-    tool = next((tool for tool in TOOLS if tool.name == call.name), None)
+def _wrong_arguments(call: ToolCall, offer: Offer) -> str:
+    tools = toolset(offer)
+    tool = next((tool for tool in tools if tool.name == call.name), None)
     if tool is None:
-        return f"error: unknown tool {shorten(call.name, 40)}; the tools are {', '.join(tool.name for tool in TOOLS)}"
-    for name in tool.parameters["required"]:
+        return f"error: unknown tool {shorten(call.name, 40)}; the tools are {', '.join(tool.name for tool in tools)}"
+    for name in tool.parameters.get("required", ()):
+        if tool in offer.tools:  # what they are to be, its service knows
+            if name not in call.arguments:
+                return f"error: {call.name} needs the argument {name}"
+            continue
         if not isinstance(call.arguments.get(name), str):
             return f"error: {call.name} needs the argument {name} as a string"
         if "\0" in call.arguments[name]:

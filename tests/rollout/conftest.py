@@ -21,6 +21,7 @@ from palmette.engine.api import Completion, ContextExhausted, EngineError, Sampl
 from palmette.engine.scripted import ScriptedEngine
 from palmette.envs.api import Task
 from palmette.envs.grade import Verdict, VerifierError, VerifierTimeout
+from palmette.envs.services import Services
 from palmette.gateway.app import Gateway
 from palmette.rollout.pool import Pool
 from palmette.sandbox.api import (
@@ -35,7 +36,7 @@ from palmette.sandbox.api import (
     Status,
 )
 from palmette.sandbox.hosts import open_host
-from palmette.scaffolds.api import Pause
+from palmette.scaffolds.api import NOTHING, Offer, Pause
 from palmette.scaffolds.loop import ToolLoop
 from palmette.train.base.tokenizer import train_tokenizer
 
@@ -249,7 +250,7 @@ class FaultySnapshot:
 class AnswerGrader:
     """Reads answer.txt: 42 is worth 1, anything else 0; fails as the task's name says."""
 
-    async def grade(self, task: Task, sandbox: Sandbox) -> Verdict:
+    async def grade(self, task: Task, sandbox: Sandbox, services: Services | None = None) -> Verdict:
         match fault_of(task.name):
             case "verifier":
                 raise VerifierError("no number")
@@ -264,10 +265,10 @@ class AnswerGrader:
 class Loop(ToolLoop):
     """The built-in loop, with a bug for the tasks that want one."""
 
-    def opening(self, instruction: str) -> Pause:
+    def opening(self, instruction: str, offer: Offer = NOTHING) -> Pause:
         if instruction.endswith(".scaffold-bug</task>"):
             raise AttributeError("a bug in the scaffold")
-        return super().opening(instruction)
+        return super().opening(instruction, offer)
 
 
 class Bench:

@@ -14,13 +14,14 @@ import pytest
 from palmette.engine.api import Sampling
 from palmette.envs.api import Task
 from palmette.envs.grade import Verdict
+from palmette.envs.services import Services
 from palmette.errors import UserError
 from palmette.gateway.session import turn_seed
 from palmette.rollout.branch import branch
 from palmette.rollout.outcomes import RULES, Outcome
 from palmette.rollout.run import Rollout, run_rollout, sample_seed
 from palmette.sandbox.api import Sandbox
-from palmette.scaffolds.api import Endpoint, Stop
+from palmette.scaffolds.api import NOTHING, Endpoint, Offer, Stop
 from palmette.trajectory.trie import build
 
 OpenBench = Callable[..., Any]
@@ -35,9 +36,9 @@ class Listing:
         self._inner = inner
         self.seen: list[list[str]] = []
 
-    async def grade(self, task: Task, sandbox: Sandbox) -> Verdict:
+    async def grade(self, task: Task, sandbox: Sandbox, services: Services | None = None) -> Verdict:
         self.seen.append((await sandbox.exec("ls")).stdout.decode().split())
-        return await self._inner.grade(task, sandbox)
+        return await self._inner.grade(task, sandbox, services)
 
 
 def parts(bench: Any) -> dict[str, Any]:
@@ -251,7 +252,7 @@ async def test_what_cannot_branch_is_refused_in_one_line(open_bench: OpenBench):
     class Straight:
         name = "straight"
 
-        async def run(self, instruction: str, sandbox: Sandbox, endpoint: Endpoint) -> Stop:
+        async def run(self, instruction: str, sandbox: Sandbox, endpoint: Endpoint, *, offer: Offer = NOTHING) -> Stop:
             raise AssertionError("never run")
 
     async with open_bench() as bench:

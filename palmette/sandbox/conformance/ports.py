@@ -25,6 +25,19 @@ os.rename("port.new", "port")
 while True:
     threading.Thread(target=answer, args=server.accept()[:1], daemon=True).start()
 """
+_OFFERED = ("127.77.1.9", 8090)
+_ASKING = f"""
+import socket
+try:
+    with socket.create_connection({_OFFERED}, timeout=20) as s:
+        s.sendall(b"hello")
+        s.shutdown(socket.SHUT_WR)
+        print(s.makefile("rb").read().decode())
+except ConnectionRefusedError:
+    print("refused")
+except OSError:  # cut off at one moment or another
+    print()
+"""
 
 
 async def check_a_server_inside_is_reached(host: Host) -> None:
@@ -131,6 +144,19 @@ except ConnectionRefusedError:
             assert await python(each, program) == b"True\n"
 
 
+async def check_a_server_is_offered_to_another_sandbox(host: Host) -> None:
+    async with box(host, _SPEC) as one, box(host, _SPEC) as other:
+        port = await _serving(one)
+        offered = await _ports(other).offer(_OFFERED, lambda: _ports(one).connect(port))
+        assert offered.url == f"http://{_OFFERED[0]}:{_OFFERED[1]}"
+        assert await python(other, _ASKING) == b"x:5:hello\n"
+        await raised(_ports(other).offer(_OFFERED, lambda: _ports(one).connect(port)), OSError)
+        await one.close()
+        assert await python(other, _ASKING) == b"\n"  # let in, and cut off
+        await offered.close()
+        assert await python(other, _ASKING) == b"refused\n"
+
+
 def _ports(sandbox: Sandbox) -> Ports:
     assert isinstance(sandbox, Ports), type(sandbox)
     return sandbox
@@ -169,6 +195,7 @@ CHECKS = {
         check_a_port_that_is_closed_is_closed,
         check_what_is_exposed_ends_with_the_sandbox,
         check_a_port_is_a_number_of_one,
+        check_a_server_is_offered_to_another_sandbox,
     ),
     "network": (check_the_same_port_of_two_sandboxes, check_an_exposed_port_does_not_lead_out),
 }
