@@ -163,12 +163,13 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     key: Annotated[str, typer.Option(help="API key to ask for; any is accepted if not given.")] = "",
     engine: Engine = "",
+    drain: Annotated[float, typer.Option(min=0.0, help="Seconds to finish what is under way, when stopped.")] = 30.0,
     runs: Runs = RUNS,
 ) -> None:
     """Answer the OpenAI protocol with a model."""
     from palmette.commands import serve as command
 
-    command.serve(model, host=host, port=port, key=key, runs=runs, engine=engine)
+    command.serve(model, host=host, port=port, key=key, runs=runs, engine=engine, drain_s=drain)
 
 
 @app.command()

@@ -31,6 +31,7 @@ from starlette.routing import Route
 from palmette.chat.template import Renderer
 from palmette.engine.api import Engine, Sampling
 from palmette.gateway import anthropic, gemini, openai_chat, openai_completions, openai_responses, refusal
+from palmette.gateway.asker import dialect_of, from_google
 from palmette.gateway.call import Call
 from palmette.gateway.dialect import Dialect
 from palmette.gateway.dialect import Request as Asked
@@ -145,6 +146,11 @@ class Gateway:
     async def drain(self, within_s: float) -> bool:
         """Refuse new requests from here on (503); return when all under way have ended, False if not in time."""
         return await self._places.drained(within_s)
+
+    @property
+    def under_way(self) -> int:
+        """Number of requests that are being answered."""
+        return self._places.under_way
 
     async def close(self) -> None:
         """Close every session and stop serving, for good. Idempotent."""
@@ -301,7 +307,7 @@ class Gateway:
     async def _models(self, request: Request) -> Response:
         """List the one model, in the words of all dialects at once but Google's, which has a path of its own."""
         self._check_key(request)
-        if _from_google(request):
+        if from_google(request):
             return _json({"models": [google_model(MODEL_NAME, self.engine)]})
         ends = {"first_id": MODEL_NAME, "last_id": MODEL_NAME, "has_more": False}
         return _json({"object": "list", "data": [openai_model(MODEL_NAME, self.engine)]} | ends)
@@ -310,11 +316,13 @@ class Gateway:
         """Describe the model under the name that was asked for: a session has one model, reached under any name."""
         self._check_key(request)
         name = request.path_params["name"]
-        describe = google_model if _from_google(request) else openai_model
+        describe = google_model if from_google(request) else openai_model
         return _json(describe(name, self.engine))
 
     async def _health(self, request: Request) -> Response:
-        return _json({"status": "ok", "sessions": len(self._sessions), "under_way": self._places.under_way})
+        draining = self._places.draining
+        told = {"sessions": len(self._sessions), "under_way": self.under_way}
+        return _json({"status": "draining" if draining else "ok"} | told, 503 if draining else 200)
 
     async def _metrics(self, request: Request) -> Response:
         """Tell what was counted, of all sessions together."""
@@ -355,7 +363,7 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
 
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    return _json(_dialect_of(request).refuse(error), error.status, error.headers)
+    return _json(dialect_of(request).refuse(error), error.status, error.headers)
 
 
 def _not_served(request: Request, error: Exception) -> Response:
@@ -369,20 +377,6 @@ def _left(request: Request, error: Exception) -> Response:
 
 def _broken(request: Request, error: Exception) -> Response:
     return _refused(request, refusal.broken())
-
-
-def _dialect_of(request: Request) -> Dialect:
-    """Return the dialect whose errors the sender of a request understands, also where no route is."""
-    if _from_google(request):
-        return gemini.DIALECT
-    return anthropic.DIALECT if "/v1/messages" in request.url.path else openai_chat.DIALECT
-
-
-def _from_google(request: Request) -> bool:
-    """Say whether a client of Google's asks: its models have the paths of OpenAI's, in one of its two versions."""
-    path = request.url.path
-    verb = "/v1/models/" in path and request.method == "POST"
-    return verb or "/v1beta/" in path or "x-goog-api-key" in request.headers
 
 
 async def _openapi(request: Request) -> Response:
