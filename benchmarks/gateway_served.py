@@ -22,6 +22,7 @@ import uvloop
 from palmette.chat.template import Renderer
 from palmette.engine.api import Completion, EngineError, FinishReason, Sampling
 from palmette.gateway.app import Gateway
+from palmette.gateway.garbage import look_once
 from palmette.trajectory.store import TreeStore
 
 
@@ -38,7 +39,8 @@ class RemoteEngine:
     async def complete(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
         """Send the ids as one array and read ids and log-probs."""
         if self._http is None:
-            self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+            forever = aiohttp.ClientTimeout(total=None)
+            self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=forever)
         async with self._http.post(self._url, data=np.asarray(prompt_ids, np.int32).tobytes()) as response:
             answer = await response.read()
             if response.status != 200:
@@ -81,6 +83,7 @@ async def serve(given: argparse.Namespace) -> None:
     await gateway.start()
     sessions = [gateway.open_session(Sampling(max_tokens=512)) for _ in range(given.sessions)]
     print(json.dumps({"port": gateway.port, "keys": [session.key for session in sessions]}), flush=True)
+    look_once()
     peak = [0.0]
     watching = asyncio.create_task(watch_lag(peak))
     await asyncio.to_thread(sys.stdin.read)

@@ -12,6 +12,7 @@ from palmette.commands.engine import engine_of
 from palmette.commands.interrupt import run_interruptibly
 from palmette.commands.locate import find_model
 from palmette.gateway.app import Gateway
+from palmette.gateway.garbage import look_once
 
 DRAIN_S = 30.0  # that the first Ctrl-C, or SIGTERM, waits for answers under way; a second one does not
 
@@ -39,6 +40,7 @@ async def _serve(model_dir: Path, *, host: str, port: int, key: str, address: st
         stack.push_async_callback(engine.close)
         gateway = Gateway(engine, renderer, host=host, port=port, public_key=key)
         await gateway.start()
+        stack.callback(look_once())
         stack.push_async_callback(gateway.close)
         stack.push_async_callback(_drain, gateway, drain_s)
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{gateway.port}/v1"

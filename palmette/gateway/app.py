@@ -36,9 +36,10 @@ from palmette.gateway.call import Call
 from palmette.gateway.dialect import Dialect
 from palmette.gateway.dialect import Request as Asked
 from palmette.gateway.diary import Diary
+from palmette.gateway.direct import Direct
 from palmette.gateway.folding import FOLD_BYTES
 from palmette.gateway.growing import Growing
-from palmette.gateway.incoming import key_of, name_of, read_body, while_connected
+from palmette.gateway.incoming import done_or_gone, key_of, name_of, read_body, while_connected
 from palmette.gateway.journal import Sync
 from palmette.gateway.listen import Connection, Server, bind
 from palmette.gateway.metrics import MEDIA_TYPE, Counted, Metrics
@@ -127,6 +128,7 @@ class Gateway:
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
             Counted(self._app(), self.metrics, NAMES),
+            proxy_headers=False,
             loop="none",
             http=Connection,
             ws="none",
@@ -204,7 +206,7 @@ class Gateway:
 
     # ------------------------------------------------------------ routes
 
-    def _app(self) -> Starlette:
+    def _app(self) -> Direct:
         routes = [
             Route("/health", self._health, methods=["GET"]),
             Route("/openapi.json", _openapi, methods=["GET"]),
@@ -215,7 +217,7 @@ class Gateway:
         for base in ("", "/s/{key}"):
             if base:
                 routes += [Route(base + "/api/hello", _hello, methods=["GET"]), Route(base, _hello, methods=["GET"])]
-            for path, dialect in DIALECTS.items():
+            for path, dialect in DIALECTS.items():  # POST goes directly; here is who says 405 to anything else
                 routes.append(Route(base + path, partial(self._answer, dialect=dialect), methods=["POST"]))
             for path, (dialect, told) in COUNTS.items():
                 routes.append(Route(base + path, partial(self._count, dialect=dialect, write=told), methods=["POST"]))
@@ -223,7 +225,7 @@ class Gateway:
                 routes.append(Route(base + version + "/models", self._models, methods=["GET"]))
                 routes.append(Route(base + version + "/models/{name:path}", self._model, methods=["GET"]))
                 routes.append(Route(base + version + "/models/{name:path}", self._google, methods=["POST"]))
-        return Starlette(
+        rest = Starlette(
             routes=routes,
             exception_handlers={
                 Refusal: _refused,
@@ -232,6 +234,7 @@ class Gateway:
                 Exception: _broken,
             },
         )
+        return Direct(rest, {path: partial(self._answer, dialect=each) for path, each in DIALECTS.items()}, _refused)
 
     async def _answer(self, request: Request, dialect: Dialect) -> Response:
         session = self._session_of(request)
@@ -251,7 +254,9 @@ class Gateway:
             if asked.stream:
                 return await self._streamed(request, session, asked, call, slot.pop_all())
             with call.following():
-                turn = await while_connected(request, session.turn(call))
+                if call.under_way is not None:
+                    await done_or_gone(request, call.under_way)
+                turn = await session.turn(call)
                 call.delivered = True
             return Response(asked.write(turn, self.renderer), media_type="application/json")
 

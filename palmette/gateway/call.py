@@ -32,6 +32,7 @@ class Turn:
     number: int  # of turns in its session before it
     scores: tuple[float, ...] | None = None
     stop: str | None = None
+    call_ids: tuple[str, ...] = ()  # of the calls in messages and answer, in order
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -43,8 +44,12 @@ class Call:
     """Followed by whoever asked and by whoever asks the same again; when the last one leaves it is cancelled.
 
     `prompt` is there from the first token to the turn. With `held` no text may leave before its end is known.
-    `delivered` says whether somebody was told the whole answer.
+    `delivered` says whether somebody was told the whole answer. Once it is answered, nothing is kept but the turn.
     """
+
+    __slots__ = (
+        "_answered", "_followers", "_logprobs", "_moved", "_task", "_token_ids", "delivered", "held", "id", "prompt"
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.id = secrets.token_hex(12)
@@ -55,12 +60,13 @@ class Call:
         self._logprobs: list[float] = []
         self._followers = 0
         self._task: asyncio.Task[Turn] | None = None
-        self._moved = asyncio.Event()
+        self._moved: asyncio.Event | None = asyncio.Event()
+        self._answered: Turn | None = None
 
     def start(self, answering: Coroutine[Any, Any, Turn]) -> asyncio.Task[Turn]:
         """Begin to answer; the task is returned for those who may have to cancel it."""
         self._task = asyncio.ensure_future(answering)
-        self._task.add_done_callback(lambda _: self._move())
+        self._task.add_done_callback(self._end)
         return self._task
 
     def each(self, token_id: int, logprob: float) -> None:
@@ -72,32 +78,38 @@ class Call:
     @contextlib.contextmanager
     def following(self) -> Iterator[None]:
         """Be one of those who wait for the answer."""
-        assert self._task is not None
         self._followers += 1
         try:
             yield
         finally:
             self._followers -= 1
-            if not self._followers:
+            if not self._followers and self._task is not None:
                 self._task.cancel()  # nothing happens to one that is done
 
     @property
     def prompt_tokens(self) -> int:
         """Number of tokens of the prompt."""
-        return self._turn.prompt_tokens if self._turn else len(self.prompt)
+        return self._answered.prompt_tokens if self._answered else len(self.prompt)
 
     @property
     def prompt_ids(self) -> list[int]:
         """What the engine sees, as plain integers."""
-        return self._turn.prompt_ids if self._turn else list(self.prompt)
+        return self._answered.prompt_ids if self._answered else list(self.prompt)
 
     @property
     def answered_in_vain(self) -> bool:
         """Whether the answer is recorded and nobody was told all of it."""
-        return self._turn is not None and not self.delivered
+        return self._answered is not None and not self.delivered
+
+    @property
+    def under_way(self) -> asyncio.Task[Turn] | None:
+        """What is done when the call is; None once it is answered."""
+        return self._task
 
     async def turn(self) -> Turn:
         """Return the answer once it is recorded. Raises what answering raised, `CancelledError` if it was cancelled."""
+        if self._answered is not None:
+            return self._answered
         assert self._task is not None
         return await asyncio.shield(self._task)
 
@@ -106,12 +118,11 @@ class Call:
 
         Ends early where answering fails, which `turn` then tells.
         """
-        assert self._task is not None
         at = 0
         while True:
-            moved, done = self._moved, self._task.done()
-            if self._turn is not None:
-                completion = self._turn.completion
+            moved, task = self._moved, self._task
+            if self._answered is not None:
+                completion = self._answered.completion
                 if at < len(completion.token_ids):
                     yield list(completion.token_ids[at:]), list(completion.logprobs[at:])
                 return
@@ -119,17 +130,19 @@ class Call:
                 ids, logprobs = self._token_ids[at:], self._logprobs[at:]
                 at += len(ids)
                 yield ids, logprobs
-            elif done:
+            elif task is None or task.done() or moved is None:
                 return
             else:
                 await moved.wait()
 
-    @property
-    def _turn(self) -> Turn | None:
-        task = self._task
-        done = task is not None and task.done() and not task.cancelled() and task.exception() is None
-        return task.result() if task is not None and done else None
+    def _end(self, task: asyncio.Task[Turn]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._answered = task.result()
+            self._task, self._token_ids, self._logprobs = None, [], []
+        self._move()
+        self._moved = None
 
     def _move(self) -> None:
-        self._moved.set()
-        self._moved = asyncio.Event()
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = asyncio.Event()

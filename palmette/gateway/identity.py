@@ -28,6 +28,7 @@ class Walk:
 
     digests: tuple[Digest, ...]
     turns: tuple[Turn | None, ...]  # n: the turn that an assistant message is the answer of
+    call_ids: tuple[str, ...]  # of all calls in order: the id at index p is that of the call at position p
 
     @property
     def end(self) -> Digest:
@@ -55,20 +56,16 @@ class Known:
 
     def walk(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Walk:
         """Follow a conversation, reading each assistant message as the answer given at that point if it means that."""
-        digests, turns = self._walked_before(messages, tools)
+        digests, turns, ids = self._walked_before(messages, tools)
         digests = digests or [_link(b"", [[tool.name, tool.description, _plain(tool.parameters)] for tool in tools])]
         digest, begun = digests[-1], len(turns)
-        before = call_ids(messages[:begun])
-        positions, calls = {identity: at for at, identity in enumerate(before)}, len(before)
         for message in messages[begun:]:
             turn = self._answer(digest, message) if message.role == "assistant" else None
-            digest = _link(digest, _said(turn.answer if turn else message, positions))
+            digest = _link(digest, _said(turn.answer if turn else message, ids))
             digests.append(digest)
             turns.append(turn)
-            for call in message.tool_calls:
-                positions[call.id] = calls
-                calls += 1
-        walk = Walk(digests=tuple(digests), turns=tuple(turns))
+            ids += (call.id for call in message.tool_calls)
+        walk = Walk(digests=tuple(digests), turns=tuple(turns), call_ids=tuple(ids))
         self._walked = [(tuple(messages), tuple(tools), walk), *self._walked[: _WALKS - 1]]
         return walk
 
@@ -78,7 +75,7 @@ class Known:
         answers.append(turn)
         if len(answers) > 1:  # what a walk took for the answer may now be the earlier of two
             self._walked = []
-        return _link(walk.end, _said(turn.answer, {}))
+        return _link(walk.end, _said(turn.answer, ()))
 
     def copy(self) -> Known:
         """Return the same knowledge, to grow apart from here."""
@@ -88,8 +85,8 @@ class Known:
 
     def _walked_before(
         self, messages: Sequence[Message], tools: Sequence[Tool]
-    ) -> tuple[list[Digest], list[Turn | None]]:
-        """Return digests and turns of the longest beginning that an earlier walk has in common with this one."""
+    ) -> tuple[list[Digest], list[Turn | None], list[str]]:
+        """Return digests, turns and ids of calls of the longest beginning that an earlier walk shares with this one."""
         length, best = -1, None
         for walked, offered, walk in self._walked:
             if tuple(tools) != offered:
@@ -102,19 +99,30 @@ class Known:
                 length, best = common, walk
             if common == len(walked):
                 break
-        return (list(best.digests[: length + 1]), list(best.turns[:length])) if best else ([], [])
+        if best is None:
+            return [], [], []
+        ids = best.call_ids if length == len(best.turns) else _call_ids(messages[:length])
+        return list(best.digests[: length + 1]), list(best.turns[:length]), list(ids)
 
     def _answer(self, digest: Digest, message: Message) -> Turn | None:
         """Return the turn whose answer `message` is: the latest that says the same, else one with defaults inserted."""
         turns = self._answers.get(digest, [])
-        said = _link(b"", _said(message, {}))
-        same = (turn for turn in reversed(turns) if _link(b"", _said(turn.answer, {})) == said)
+        if not turns:
+            return None
+        said = _link(b"", _said(message, ()))
+        same = (turn for turn in reversed(turns) if _link(b"", _said(turn.answer, ())) == said)
         near = (turn for turn in reversed(turns) if _grown(turn.answer, message))
         return next(same, None) or next(near, None)
 
 
-def call_ids(messages: Iterable[Message]) -> list[str]:
-    """Return the ids of all calls in order: the id at index p is that of the call at position p."""
+def position(call_ids: Sequence[str], identity: str | None) -> int | None:
+    """Return the position of the latest call of an id, None for an id that no call has."""
+    if not identity or identity not in call_ids:
+        return None
+    return len(call_ids) - 1 - call_ids[::-1].index(identity)
+
+
+def _call_ids(messages: Iterable[Message]) -> list[str]:
     return [call.id for message in messages for call in message.tool_calls]
 
 
@@ -134,11 +142,11 @@ def _grew(ours: ToolCall, theirs: ToolCall) -> bool:
     return same and (ours.id, ours.name) == (theirs.id, theirs.name)
 
 
-def _said(message: Message, positions: Mapping[str, int]) -> list[Any]:
+def _said(message: Message, call_ids: Sequence[str]) -> list[Any]:
     if message.role == "assistant":
         calls = [[call.name, _plain(call.arguments)] for call in message.tool_calls]
         return ["assistant", message.content.strip(), calls]
-    return [message.role, message.content, positions.get(message.tool_call_id or "")]
+    return [message.role, message.content, position(call_ids, message.tool_call_id)]
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from palmette.gateway.listen import ENDS, Ending
 from palmette.gateway.refusal import Refusal
 
 _T = TypeVar("_T")
@@ -53,18 +54,41 @@ def name_of(request: Request, digest: bytes) -> tuple[str, bool]:
 async def while_connected(request: Request, awaited: Awaitable[_T]) -> _T:
     """Await, cancelling what is awaited when the client goes away. Raises `ClientDisconnect`."""
     answer = asyncio.ensure_future(awaited)
-    gone = asyncio.ensure_future(disconnected(request))
     try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise ClientDisconnect
+        await done_or_gone(request, answer)
         return answer.result()
     finally:
         answer.cancel()
-        gone.cancel()
 
 
-async def disconnected(request: Request) -> None:
+async def done_or_gone(request: Request, awaited: asyncio.Future[_T]) -> None:
+    """Return when `awaited` is done. Raises `ClientDisconnect` when the client goes away; it must have sent all."""
+    ending: Ending | None = request.scope.get(ENDS)
+    if ending is None:  # a connection of another server
+        gone = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait((awaited, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+    elif not ending.come and not awaited.done():
+        either: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def wake(_: object = None) -> None:
+            if not either.done():
+                either.set_result(None)
+
+        awaited.add_done_callback(wake)
+        ending.listeners.add(wake)
+        try:
+            await either
+        finally:
+            awaited.remove_done_callback(wake)
+            ending.listeners.discard(wake)
+    if not awaited.done():
+        raise ClientDisconnect
+
+
+async def _disconnected(request: Request) -> None:
     """Return when the client has gone away; the body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -6,23 +6,49 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from palmette.errors import UserError
 
+ENDS = "palmette.ends"
 MAX_HEAD_BYTES = 65_536  # of a request's line and headers together; real agents send less than 2 KiB
 _TOO_LARGE = (
     b'{"error":{"message":"The headers are too large.","type":"invalid_request_error","param":null,"code":null}}'
 )
 
 
+class Ending:
+    """Tells whoever listens that a connection has ended; each in `listeners` is called once, at most."""
+
+    __slots__ = ("come", "listeners")
+
+    def __init__(self) -> None:
+        self.come = False
+        self.listeners: set[Callable[[], None]] = set()
+
+    def tell(self) -> None:
+        """The connection has ended."""
+        self.come = True
+        for listener in tuple(self.listeners):
+            listener()
+
+
 class Connection(HttpToolsProtocol):
-    """A connection on which the head of a request is bounded; uvicorn itself would take any size."""
+    """A connection on which the head of a request is bounded; uvicorn itself would take any size.
+
+    Requests find its `Ending` in their scope under `ENDS`: to wait for the server's word of it takes a task each.
+    """
 
     _head: int | None = None  # bytes of the head so far, None when no head is being read
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is here."""
+        super().connection_made(transport)
+        self._ending = Ending()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come; answer 431 and hang up when a head does not end in time."""
@@ -39,11 +65,18 @@ class Connection(HttpToolsProtocol):
         """A head begins."""
         super().on_message_begin()
         self._head = 0
+        scope: Any = self.scope
+        scope[ENDS] = self._ending
 
     def on_headers_complete(self) -> None:
         """A head has ended."""
         self._head = None
         super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone, or we have hung up."""
+        super().connection_lost(exc)
+        self._ending.tell()
 
 
 class Server(uvicorn.Server):

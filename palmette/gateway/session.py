@@ -28,7 +28,7 @@ from palmette.gateway import refusal
 from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
 from palmette.gateway.fields import read_json
-from palmette.gateway.identity import Known, Walk, call_ids
+from palmette.gateway.identity import Known, Walk, position
 from palmette.gateway.records import Recorded, recorded, write
 from palmette.gateway.shared import Shared
 from palmette.gateway.stops import sample_until
@@ -246,7 +246,7 @@ class Session:
         length, turn = walk.answered
         if turn is not None:
             known = (*turn.messages, turn.answer)
-            new = _with_our_call_ids(ask.messages, length, known)
+            new = _with_our_call_ids(ask.messages[length:], walk.call_ids, turn.call_ids)
             onward = partial(renderer.onward, turn.completion.token_ids, known, new, ask.tools)
             before = array("i")
             before.frombytes(self.tree.path_ids(turn.leaf).tobytes())
@@ -293,6 +293,7 @@ class Session:
             tree=self.tree,
             leaf=leaf,
             number=self.turns,
+            call_ids=(*walk.call_ids, *(one.id for one in answer.tool_calls)),
         )
         self.recorded.append(turn)
         self._tell_metrics(turn)
@@ -378,10 +379,11 @@ def _readable(token_ids: Sequence[int], renderer: Renderer, text: str | None = N
     return message
 
 
-def _with_our_call_ids(messages: Sequence[Message], length: int, known: Sequence[Message]) -> list[Message]:
-    """Return ``messages[length:]`` in which results name the calls of ``messages[:length]`` as `known` does."""
-    ours = dict(zip(call_ids(messages[:length]), call_ids(known), strict=True))
+def _with_our_call_ids(new: Sequence[Message], theirs: Sequence[str], ours: Sequence[str]) -> list[Message]:
+    """Return what is `new` with results naming calls as we do: `ours` are the ids of the calls before, and the first of
+    `theirs`, which go on beyond, are how the agent names these."""
+    places = [position(theirs[: len(ours)], message.tool_call_id) for message in new]
     return [
-        replace(message, tool_call_id=ours[message.tool_call_id]) if message.tool_call_id in ours else message
-        for message in messages[length:]
+        message if place is None or ours[place] == message.tool_call_id else replace(message, tool_call_id=ours[place])
+        for message, place in zip(new, places, strict=True)
     ]

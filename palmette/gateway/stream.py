@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator
 
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -14,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from palmette.chat.template import Renderer
 from palmette.gateway.call import Call
 from palmette.gateway.dialect import Request, Writer
-from palmette.gateway.incoming import disconnected
+from palmette.gateway.incoming import done_or_gone
 from palmette.gateway.refusal import Refusal, broken
 from palmette.gateway.session import Session
 
@@ -70,13 +71,11 @@ class EventStream(Response):
         """Send the response."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         sending = asyncio.ensure_future(self._send(send))
-        gone = asyncio.ensure_future(disconnected(self._request))
         try:
-            await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
+            with contextlib.suppress(ClientDisconnect):
+                await done_or_gone(self._request, sending)
                 sending.result()
         finally:
-            gone.cancel()
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
 

@@ -26,11 +26,13 @@ class Transcript:
 
         `walk` is the request's conversation, `end` the digest of it with the answer.
         """
-        parent: int | None = None
-        for message, digest in zip(messages, walk.digests[1:], strict=True):
-            if digest not in self._places:
-                self._places[digest] = len(self.messages)
-                self.messages.append(_spoken(message) | {"turn": turn, "parent": parent})
+        begun = len(messages)  # messages that are here: whatever is here stands behind what was before it
+        while begun and walk.digests[begun] not in self._places:
+            begun -= 1
+        parent = self._places[walk.digests[begun]] if begun else None
+        for message, digest in zip(messages[begun:], walk.digests[begun + 1 :], strict=True):
+            self._places[digest] = len(self.messages)
+            self.messages.append(_spoken(message) | {"turn": turn, "parent": parent})
             parent = self._places[digest]
         self._places[end] = len(self.messages)
         self.messages.append(_spoken(answer) | {"turn": turn, "parent": parent} | facts)
