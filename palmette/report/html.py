@@ -10,6 +10,7 @@ from string import Template
 from typing import Any
 
 import palmette
+from palmette.report.axes import axes_of
 from palmette.report.load import RunRecord, Stage, load_run, told_of_trees
 from palmette.report.pick import pick
 from palmette.report.plots import charts_of, curve_figure, score_figure, to_svg
@@ -20,6 +21,8 @@ from palmette.report.tokens import find_pieces
 from palmette.report.tree_view import TokenTable, view
 from palmette.run import write_atomic
 from palmette.trajectory.store import TreeStore
+
+_AXES = {"tier": "By difficulty", "intent": "By phrasing", "scaffold": "By scaffold"}
 
 
 def write_report(run_path: Path) -> Path:
@@ -81,7 +84,7 @@ def _result(run: RunRecord) -> str:
         f"{_excluded(run)}."
     )
     return (
-        f'{_facts(run)}<p class="lead">{lead}</p>{as_html(table)}<div class="cards wide">{charts}</div>{_by_tier(run)}'
+        f'{_facts(run)}<p class="lead">{lead}</p>{as_html(table)}<div class="cards wide">{charts}</div>{_by_axis(run)}'
     )
 
 
@@ -97,16 +100,20 @@ def _excluded(run: RunRecord) -> str:
     return f" ({excluded} of {rollouts} in this run)" if rollouts else ""
 
 
-def _by_tier(run: RunRecord) -> str:
-    """The same table by difficulty, folded away."""
-    rows: dict[str, dict[str, Any]] = {}
-    for model, evaluation in run.evaluations():
-        for domain, tiers in evaluation.get("tiers", {}).items():
-            for tier, score in tiers.items():
-                row = rows.setdefault(f"{domain}, tier {tier}", {})
-                row |= {model: score["pass_1"], f"{model}_interval": score["interval"]}
-    table = as_html(headline(dict(sorted(rows.items())))) if rows else ""
-    return f'<details class="more"><summary>By difficulty</summary>{table}</details>' if rows else ""
+def _by_axis(run: RunRecord) -> str:
+    """The same table along every axis that was measured, folded away."""
+    axes = axes_of(run.evaluations())
+    told = []
+    for axis, title in _AXES.items():
+        rows = {
+            f"{domain}, {axis} {value}": scores
+            for domain, values in sorted(axes.get(axis, {}).items())
+            for value, scores in sorted(values.items())
+        }
+        if rows:
+            table = as_html(headline(rows))
+            told.append(f'<details class="more"><summary>{title}</summary>{table}</details>')
+    return "".join(told)
 
 
 def _facts(run: RunRecord) -> str:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 class DistilConfig(OnPolicyConfig):
     """On-policy distillation from the experts, joined with the outcome advantage."""
 
+    stratified: bool = Field(default=True, description="minibatches are alike in the lengths of their groups")
     weight: float = Field(default=1.0, ge=0, description="lambda: weight of the teacher's opinion")
     limit: float = Field(default=5.0, gt=0, description="bound on |log student - log teacher| of a token, in nats")
     rl_weight: float = Field(default=0.5, ge=0, description="weight of the outcome advantage; 0 needs no reward")

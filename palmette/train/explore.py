@@ -10,6 +10,7 @@ from palmette.engine.api import Sampling
 from palmette.envs.api import Task
 from palmette.progress import Progress
 from palmette.rollout.run import Rollout
+from palmette.train.bands import Bands
 from palmette.train.credit import group_credit
 from palmette.train.curriculum import plan
 from palmette.train.draws import Draws
@@ -20,13 +21,20 @@ from palmette.train.workplace import Workplace
 
 
 async def explore(
-    stage: Stage, place: Workplace, tasks: Sequence[Task], config: OnPolicyConfig, bar: Progress, draws: Draws
+    stage: Stage,
+    place: Workplace,
+    tasks: Sequence[Task],
+    config: OnPolicyConfig,
+    bar: Progress,
+    draws: Draws,
+    bands: Bands | None = None,
 ) -> tuple[list[Rollout], float]:
     """Return the rollouts of the next step and the tokens sampled a second; they depend on seed and step alone.
 
     Groups without signal (all rewards equal: nothing to learn from) are replaced by groups of other tasks, as many
     times as `config.resample` says (DAPO's dynamic sampling, arXiv 2503.14476, bounded); they stay in the record.
-    Where log-probs are to be drawn by the engine, a group is drawn as soon as it is whole.
+    Where log-probs are to be drawn by the engine, a group is drawn as soon as it is whole. `bands` choose the tasks, if
+    given, and learn from what came of them; otherwise all have their turn.
     """
     start_s = time.monotonic()
     sampling = Sampling(
@@ -37,7 +45,11 @@ async def explore(
     wanted, start = config.groups, stage.step * config.groups
     for turn in range(config.resample + 1):
         seed = stage.seed + turn * 7_919  # other tasks than those of the steps to come
-        chosen = [tasks[i] for i in order(seed, len(tasks), start, wanted)]
+        if bands is None:
+            chosen = [tasks[i] for i in order(seed, len(tasks), start, wanted)]
+        else:
+            had = {rollout.task for rollout in rollouts}
+            chosen = bands.choose(tasks, step=stage.step + 1, count=wanted, turn=turn, but=had)
         on_done = _watch(chosen, len(rollouts) // config.samples, config, bar, draws if early else None)
         found = await place.pool.run(
             chosen,
@@ -52,6 +64,8 @@ async def explore(
         wanted = silent_groups(found, config)
         if not wanted:
             break
+    if bands is not None:
+        bands.learn(stage.step + 1, rollouts)
     return rollouts, sum(r.sampled_tokens for r in rollouts) / max(time.monotonic() - start_s, 1e-9)
 
 

@@ -6,7 +6,8 @@ Reinforcement learning and distillation are this loop with different fillers (`p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,9 @@ async def on_policy(
     try:
         with Progress(stage.name, config.steps, "steps", done=stage.step) as bar, stage.kept():
             await place.serve(stage.model, after=stage.version)
+            bands = place.bands(stage)
             while stage.step < config.steps:
-                rollouts, per_s = await explore(stage, place, tasks, config, bar, draws)
+                rollouts, per_s = await explore(stage, place, tasks, config, bar, draws, bands)
                 filled = await stage.work(lambda rollouts=rollouts: fill(rollouts))
                 samples, measured = await with_old(stage, filled.samples, config, draws)
                 if reference is not None:
@@ -78,6 +80,7 @@ async def on_policy(
                     token_budget=config.token_budget,
                     numbers={
                         **_outcomes(rollouts),
+                        **(bands.shares(tasks, stage.step + 1) if bands else {}),
                         **filled.metrics,
                         **measured,
                         "sampled_tokens_per_s": per_s,
@@ -104,15 +107,35 @@ def _parts(
 ) -> list[list[Sample]]:
     """Split the samples of a step into the minibatches of its epochs, shuffled anew in each.
 
-    The samples of a task stay together: they share most of their tokens.
+    The samples of a task stay together: they share most of their tokens. Where minibatches are `stratified`, each has
+    about as many groups of any length as the next.
     """
     group_S = np.array([owner.group for owner in owners], int)
     groups = np.unique(group_S)
+    lengths: Counter[int] = Counter()
+    for sample, owner in zip(samples, owners, strict=True):
+        lengths[owner.group] += len(sample.token_ids_T)
     parts: list[list[Sample]] = []
     for _ in range(config.epochs):
-        for part in np.array_split(generator.permutation(groups), config.minibatches):
+        shuffled = generator.permutation(groups)
+        for part in _split(shuffled, lengths if config.stratified else None, config.minibatches, generator):
             parts.append([samples[i] for i in np.flatnonzero(np.isin(group_S, part)).tolist()])
     return parts
+
+
+def _split(
+    groups: np.ndarray, lengths: Mapping[int, int] | None, minibatches: int, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Return the groups of each minibatch: by length one of each run of `minibatches` neighbours, who by chance."""
+    if lengths is None:
+        return np.array_split(groups, minibatches)
+    ordered = sorted(groups.tolist(), key=lambda group: lengths[group])  # stable: of equals as they were shuffled
+    parts: list[list[int]] = [[] for _ in range(minibatches)]
+    for start in range(0, len(ordered), minibatches):
+        run = ordered[start : start + minibatches]
+        for group, place in zip(run, generator.permutation(minibatches), strict=False):
+            parts[place].append(group)
+    return [np.array(part, int) for part in parts]
 
 
 def _outcomes(rollouts: Sequence[Rollout]) -> dict[str, Any]:

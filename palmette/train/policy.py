@@ -34,6 +34,7 @@ class OnPolicyConfig(BaseModel):
     temperature: float = Field(default=1.0, gt=0, description="of sampling; log-probs are always those at 1")
     epochs: int = Field(default=1, ge=1, description="passes over the rollouts of a step")
     minibatches: int = Field(default=1, ge=1, description="updates a pass; a task's rollouts stay together")
+    stratified: bool = Field(default=False, description="minibatches are alike in the lengths of their groups")
     baseline: Literal["std", "mean", "leave_one_out", "none"] = Field(
         default="std", description="how a group's rewards become advantages: std (GRPO) | mean | leave_one_out | none"
     )

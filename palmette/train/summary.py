@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from palmette.report.axes import axes_of
 from palmette.report.load import MODELS
 from palmette.run import RunDir, write_atomic
 from palmette.train.recipe import Recipe
@@ -30,9 +31,12 @@ def write_summary(recipe: Recipe, run: RunDir) -> dict[str, Any]:
                 scores |= {model: score["pass_1"], f"{model}_interval": score["interval"]}
                 held_out[domain] = score["tasks"]
         domains[domain] = scores
+    evaluated = [name for name in run.stages() if name.startswith("evaluate/")]
+    named = [(name.removeprefix("evaluate/").split("-")[0], run.stage_summary(name)) for name in evaluated]
     stages = [run.stage_summary(name) for name in run.stages()]
     summary = {
         "domains": domains,
+        "axes": axes_of(named),
         "tasks_held_out": sum(held_out.values()),
         "minutes": round(sum(stage.get("seconds", 0.0) for stage in stages) / 60, 2),
         "peak_memory_gb": max((stage.get("peak_memory_gb", 0.0) for stage in stages), default=0.0),

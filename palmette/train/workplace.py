@@ -21,6 +21,7 @@ from palmette.run import RunDir
 from palmette.sandbox.api import Host
 from palmette.sandbox.hosts import open_host
 from palmette.scaffolds.names import open_scaffold
+from palmette.train.bands import Bands, remembered
 from palmette.train.curriculum import CurriculumConfig
 from palmette.train.serving import give, open_serving
 from palmette.trajectory.store import TreeStore
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from palmette.train.recipe import Recipe
+    from palmette.train.stage import Stage
 
 
 class Workplace:
@@ -67,6 +69,12 @@ class Workplace:
         save_rollouts(self._store, rollouts, **extra)
         self.recorded += len(rollouts)
         self.gateway.settle()  # nothing is asked any more of sessions that belong to these
+
+    def bands(self, stage: Stage) -> Bands | None:
+        """Return which tasks are worth a group of a stage, as far as it has come; None where all are."""
+        if not self.curriculum.complexity:
+            return None
+        return remembered(self.curriculum, stage.seed, self._store, stage.name, stage.step)
 
     def find_again(self) -> None:
         """Keep what an attempt that was killed had sampled and not stored, as far as the gateway's journal has it."""

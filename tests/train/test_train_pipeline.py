@@ -23,11 +23,12 @@ from palmette.rollout.run import Rollout
 from palmette.run import RunDir
 from palmette.scaffolds.install import UNREACHABLE, install
 from palmette.scaffolds.roster import AGENTS
+from palmette.train.curriculum import CurriculumConfig
 from palmette.train.distil import check_renderers
 from palmette.train.material import ready_tasks
 from palmette.train.onpolicy import Filled, on_policy
 from palmette.train.pipeline import run_pipeline
-from palmette.train.recipe import GatewayConfig, Recipe
+from palmette.train.recipe import EvalConfig, GatewayConfig, Recipe
 from palmette.train.rl import RlConfig, with_advantage
 from palmette.train.samples import from_tree
 from palmette.train.stage import Stage
@@ -259,6 +260,10 @@ async def test_a_killed_run_has_kept_every_answer_an_agent_was_told(tmp_path: Pa
 
 async def test_llama_interrupted_and_resumed(tmp_path: Path) -> None:
     recipe = shrunken(make_checkpoint(tmp_path / "llama", "llama"), ["terminal"])
+    curriculum = CurriculumConfig(complexity=True, intents=["specification", "colloquial"])
+    recipe = recipe.model_copy(
+        update={"curriculum": curriculum, "eval": EvalConfig(intents=["colloquial"], scaffolds=["loop"])}
+    )
     run = RunDir.create(tmp_path / "run", recipe, seed=recipe.seed)
     for wanted in ("tasks", "sft/terminal", "evaluate/expert-terminal"):
         work = asyncio.create_task(run_pipeline(recipe, run))
@@ -273,7 +278,18 @@ async def test_llama_interrupted_and_resumed(tmp_path: Path) -> None:
     after = finished(run)
     assert {name: after[name] for name in before} == before
     assert {"distil", "evaluate/student", "report"} <= after.keys()
-    assert [row["step"] for row in run.read_metrics("rl/terminal")] == [1, 2]
+    rows = run.read_metrics("rl/terminal")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert [row["in_band"] for row in rows] == [0, 0], "a random model solves nothing"
+    assert [row["measured"] for row in rows] == pytest.approx([2 / 3, 1]), "the one that nobody had tried came next"
+    told = {rollout.intent for rollout, _ in load_rollouts(TreeStore(run.path / "trees"), stage="rl/terminal")}
+    assert told == {"specification", "colloquial"}
+    axes = json.loads((run.path / "summary.json").read_text())["axes"]
+    assert axes.keys() == {"tier", "intent", "scaffold"}
+    assert axes["intent"]["terminal"]["colloquial"].keys() >= {"base", "sft", "expert", "student"}
+    page = (run.path / "report.html").read_text()
+    assert "terminal, intent colloquial" in page
+    assert "terminal, scaffold loop" in page
 
 
 async def test_the_on_policy_loop_updates_and_resumes(tmp_path: Path) -> None:
