@@ -5,18 +5,19 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from palmette.envs.locked import Lock, toolchain_of
 from palmette.envs.swe.real.project import VARIABLES, Language, Project, Result, Run, wanted
-from palmette.sandbox.api import Bounds, Host, Limits, Sandbox, Spec, Status
+from palmette.sandbox.api import Host, Limits, Process, Sandbox, Spec, Streams
 
 WORKDIR = "/app"
 _LIMITS = Limits(memory_mb=1536, pids=128, disk_mb=256, inodes=65_536)
-_OUTPUT_BYTES = 256 << 20
 _TTL_S = 7200.0
 RUN_S = 120.0  # the longest that one run of tests may take
 
@@ -37,9 +38,12 @@ class Bench:
         self._host, self._language, self._project, self._lock = host, language, project, lock
         self._files, self._timeout_s = dict(files), timeout_s
         self._sandbox: Sandbox | None = None
+        self._runner: _Runner | None = None
+        self._site: tuple[str, ...] = ()
 
     async def __aenter__(self) -> Self:
         tools = toolchain_of(self._lock, WORKDIR)
+        self._site = tools.readonly[:1]
         spec = Spec(
             owner=f"swe/{self._project.name}",
             workdir=WORKDIR,
@@ -70,22 +74,59 @@ class Bench:
 
     async def run(self, **asked: Any) -> Run:
         """Run tests; `asked` is as for `palmette.envs.swe.real.project.wanted`. Raises `SandboxError`."""
-        assert self._sandbox is not None
-        tools = toolchain_of(self._lock, WORKDIR)
-        site = tools.readonly[:1]
-        given = json.dumps(wanted(self._project, self._lock, site, **asked)).encode()
-        argv, runner = self._language.command()
-        done = await self._sandbox.exec(
-            ["env", "-i", f"PATH={tools.env['PATH']}", *VARIABLES, *(runner if w == "@runner" else w for w in argv)],
-            stdin=given,
-            timeout_s=self._timeout_s,
-            bounds=Bounds(output_bytes=_OUTPUT_BYTES),
-        )
-        run = read_run(done.stdout.decode(errors="replace").splitlines(), wall_s=done.wall_s)
+        given = wanted(self._project, self._lock, self._site, **asked) | {"fork": self._timeout_s}
+        began_s = time.monotonic()
+        lines = await self._asked(given)
+        run = read_run(lines, wall_s=time.monotonic() - began_s)
         if run.ended or run.errors:
             return run
-        why = "ran longer than it may" if done.status is Status.TIMEOUT else done.stderr.decode(errors="replace")
-        return Run(results=run.results, errors={"": why[-1500:] or "it ended at once"}, ended=False, wall_s=done.wall_s)
+        why = "ran longer than it may" if lines and '"late"' in lines[-1] else "the tests ended their process"
+        return Run(results=run.results, errors={"": why}, ended=False, wall_s=run.wall_s)
+
+    async def _asked(self, given: dict[str, Any]) -> list[str]:
+        """Return the lines that answer; the runner stays, and is started anew when it is gone."""
+        if self._runner is None:
+            self._runner = await self._started()
+        await self._runner.process.write(json.dumps(given).encode() + b"\n")
+        lines: list[str] = []
+        async for line in self._runner.lines:
+            lines.append(line)
+            if line.startswith('{"over"'):
+                return lines
+        self._runner = None
+        return lines
+
+    async def _started(self) -> _Runner:
+        assert isinstance(self._sandbox, Streams), "benches need a host with streams"
+        argv, program = self._language.command()
+        path = toolchain_of(self._lock, WORKDIR).env["PATH"]
+        process = await self._sandbox.open(
+            ["env", "-i", f"PATH={path}", *VARIABLES, *(program if word == "@runner" else word for word in argv)],
+            timeout_s=_TTL_S,
+        )
+        warm = [path for path in self._files if path in self._project.tests or _below(path, self._project.sources)]
+        await process.write(json.dumps({"warm": warm, "path": [*self._project.roots, *self._site]}).encode() + b"\n")
+        return _Runner(process=process, lines=_lines(process))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Runner:
+    process: Process
+    lines: AsyncIterator[str]
+
+
+async def _lines(process: Process) -> AsyncIterator[str]:
+    """Yield the lines that a program writes."""
+    rest = b""
+    async for name, chunk in process.output():
+        if name == "stdout":
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                yield line.decode(errors="replace")
+
+
+def _below(path: str, folders: Sequence[str]) -> bool:
+    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
 
 
 def read_run(lines: Sequence[str], *, wall_s: float = 0.0) -> Run:

@@ -57,15 +57,19 @@ class Bug:
 
 
 class Hunt:
-    """Tries candidates on one project; use it as a context. `rejected` counts why others were none."""
+    """Tries candidates on one project; use it as a context.
+
+    `sealed` are the project's tests, `rejected` counts why candidates are no bugs.
+    """
 
     def __init__(self, host: Host, built: Built) -> None:
         self._built = built
         self._language: Language = LANGUAGES[built.project.language]
-        self._sealed: Sealed = seal_all(self._language, built.files, built.project.tests, built.open_places)
-        overlay = {**built.files, **{path: text.encode() for path, text in self._sealed.files.items()}}
+        self.sealed: Sealed = seal_all(self._language, built.files, built.project.tests, built.open_places)
+        overlay = {**built.files, **{path: text.encode() for path, text in self.sealed.files.items()}}
         self._blind = Bench(host, self._language, built.project, built.lock, overlay)
         self._open = Bench(host, self._language, built.project, built.lock, built.files)
+        self._known: Mapping[str, Result] = {}
         self.rejected: Counter[str] = Counter()
 
     async def __aenter__(self) -> Hunt:
@@ -102,7 +106,7 @@ class Hunt:
             return "no test notices", None
         if len(differing) > MOST_FAILING:
             return "breaks too much", None
-        right = (await self._blind.run(files=_files(differing), only=differing, values=True)).results
+        right = await self._right()
         await self._open.put(dict(candidate.files))
         plain = (await self._open.run(files=_files(differing), only=differing)).results
         await self._open.put(back)
@@ -125,6 +129,12 @@ class Hunt:
         seen = {test: baseline[test].digest for test in (*failing, *kept)}
         return "", Bug(candidate=candidate, fail_to_pass=failing, seen=seen, evidence=evidence, hidden_values=hidden)
 
+    async def _right(self) -> Mapping[str, Result]:
+        """Return what all tests see without a bug, with values."""
+        if not self._known:
+            self._known = (await self._blind.run(only=list(self._built.baseline), values=True)).results
+        return self._known
+
     def _kept(self, calling: set[str], differing: set[str], failing: Collection[str]) -> list[str]:
         """Return what must go on passing: tests that call what is changed first, then others of the same files."""
         files = set(_files(failing))
@@ -135,7 +145,7 @@ class Hunt:
     def _evidence(self, test: str, right: Result, wrong: Result, message: str) -> Iterator[Evidence]:
         """Yield what a test saw first that was not as it should be, as far as it can be told without its file."""
         for number, (place, text, shown) in enumerate(right.seen):
-            there = self._sealed.places.get(place)
+            there = self.sealed.places.get(place)
             if there is None or there.before is None or not set(there.free) <= right.given.keys():
                 return
             given = [f"{name} = {right.given[name]}" for name in there.free]

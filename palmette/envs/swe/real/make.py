@@ -54,7 +54,7 @@ async def make_tasks(
             tier = tiers[len(tasks) % len(tiers)]
             name = f"swe/{built.project.name}-{seed}-{len(tasks):04d}"
             try:
-                draft = draft_of(built, bug, tier=tier, name=name, rng=rng, split=split)
+                draft = draft_of(built, hunt.sealed, bug, tier=tier, name=name, rng=rng, split=split)
             except Unfit as why:
                 hunt.rejected[str(why).partition(":")[0]] += 1
                 continue

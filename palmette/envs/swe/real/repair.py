@@ -58,14 +58,7 @@ _FIXTURES = {  # fixtures and the plugins that bring them
     "testdir": "",
     "tmpdir": "",
 }
-_QUIET = (
-    "-W",
-    "ignore::DeprecationWarning",
-    "-W",
-    "ignore::PendingDeprecationWarning",
-    "-W",
-    "ignore::ResourceWarning",
-)
+_QUIET = ("-W", "default")  # warnings that a project makes errors are of a time that was not ours
 
 
 def attempts(project: Project) -> Generator[Lock, Run, None]:

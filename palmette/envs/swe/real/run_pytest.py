@@ -1,10 +1,11 @@
 """Runs a project's tests with pytest and says test by test what came out: a program of its own, inside a sandbox.
 
-It reads one JSON object from its input: {"path": what goes in front of sys.path, "files": test files, "only": test ids
-or null, "trace": whether to say which functions each test calls, "values": whether to show what the tests saw}. On its
-output it writes JSON lines: {"t": test, "o": outcome, "d": digest of all that the test saw, "v": how many of those are
-plain values, ...}, {"e": file, "m": why it cannot be collected}, {"open": [places whose values cannot be compared]},
-and {"end": exit status}. Any Python from 3.8; the code under test runs in here too, so nothing that is written can be
+It reads JSON objects from its input, one a line: {"path": what goes in front of sys.path, "files": test files, "only":
+test ids or null, "options": more for pytest, "trace": whether to say which functions each test calls, "values": whether
+to show what the tests saw}; with "fork": seconds, a child answers in that time, and {"over": how it ended} follows.
+On its output it writes JSON lines: {"t": test, "o": outcome, "d": digest of all that the test saw, "v": how many of those
+are plain values, ...}, {"e": file, "m": why it cannot be collected}, {"open": [places whose values cannot be compared]},
+{"end": exit status}. Any Python from 3.8; the code under test runs in here too, so nothing that is written can be
 believed but for its digests (see `judge_suite`).
 """
 
@@ -12,9 +13,12 @@ import sys
 
 sys.path[:] = [entry for entry in sys.path if entry]
 
-import hashlib  # noqa: E402  # nothing of the work directory's may be taken for a module of Python's
+import contextlib  # noqa: E402  # nothing of the work directory's may be taken for a module of Python's
+import hashlib  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
+import signal  # noqa: E402
+import time  # noqa: E402
 
 OPAQUE = "?"
 
@@ -163,18 +167,32 @@ class Plugin:
 
 
 def main():
-    """Run what is asked for on the input."""
-    wanted = json.loads(sys.stdin.read())
+    """Answer what is asked for, line by line: here, or in a child of its own where it says "fork"."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogateescape")
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
-    os.dup2(nothing, 1)
-    sys.path[:0] = [os.path.abspath(entry) for entry in wanted["path"]]
+    os.dup2(os.open(os.devnull, os.O_RDWR), 1)
 
     def tell(what):
         out.write(json.dumps(what) + "\n")
         out.flush()
 
+    for line in sys.stdin.buffer:
+        wanted = json.loads(line)
+        if "warm" in wanted:
+            warm(wanted)
+        elif not wanted.get("fork"):
+            run(wanted, tell)
+        else:
+            child = os.fork()
+            if not child:
+                os.setsid()
+                run(wanted, tell)
+            tell({"over": _waited(child, wanted["fork"])})
+
+
+def run(wanted, tell):
+    """Run tests and end this process."""
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    _look_in(wanted["path"])
     import builtins
 
     import pytest
@@ -182,13 +200,69 @@ def main():
     witness = Witness(wanted["values"])
     builtins.__dict__.update(__seen__=witness.see, __holds__=witness.truth)
     arguments = ["-q", "-p", "no:cacheprovider", "-o", "addopts=", "-o", "required_plugins=", "-o", "xfail_strict=0"]
-    arguments += [*wanted.get("options", ()), "--rootdir", os.getcwd(), *wanted["files"]]
+    arguments += ["--continue-on-collection-errors", *wanted["options"], "--rootdir", os.getcwd(), *wanted["files"]]
     sys.argv = ["pytest"]
     status = pytest.main(arguments, plugins=[Plugin(wanted, tell, witness)])
     tell({"open": sorted(witness.opaque)})
     tell({"end": int(status)})
-    out.flush()
     os._exit(0)
+
+
+def warm(wanted):
+    """Compile files ahead, so that children that find them unchanged need not; nothing of them is run here."""
+    _look_in(wanted["path"])
+    import importlib.machinery
+    from pathlib import Path
+
+    from _pytest.assertion import rewrite
+
+    compiled, rewritten = {}, {}
+    compiling, rewriting = importlib.machinery.SourceFileLoader.get_code, rewrite._rewrite_test
+
+    def get_code(loader, name):
+        data, code = compiled.get(loader.path, (None, None))
+        return code if data is not None and _same(loader.path, data) else compiling(loader, name)
+
+    def rewrite_test(path, config):
+        data, found = rewritten.get(str(path), (None, None))
+        return found if data is not None and _same(path, data) else rewriting(path, config)
+
+    importlib.machinery.SourceFileLoader.get_code = get_code
+    rewrite._rewrite_test = rewrite_test
+    for name in wanted["warm"]:
+        path = os.path.abspath(name)
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+            compiled[path] = data, compile(data, path, "exec", dont_inherit=True)
+            rewritten[path] = data, rewriting(Path(path), None)
+        except (OSError, SyntaxError, ValueError, TypeError, AttributeError):
+            continue  # another pytest, or a file that is not to be imported: the child does it as always
+
+
+def _same(path, data):
+    with open(path, "rb") as file:
+        return file.read() == data
+
+
+def _look_in(path):
+    wanted = [os.path.abspath(entry) for entry in path]
+    sys.path[:] = wanted + [entry for entry in sys.path if entry not in wanted]
+
+
+def _waited(child, limit_s):
+    """Return how a child ended; it is killed when its time is over."""
+    ends = time.monotonic() + limit_s
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        if time.monotonic() > ends:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return "late"
+        time.sleep(0.002)
 
 
 if __name__ == "__main__":

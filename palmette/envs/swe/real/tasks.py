@@ -14,7 +14,7 @@ from palmette.envs.patch import patch_between
 from palmette.envs.split import split_of
 from palmette.envs.swe.real.bench import WORKDIR
 from palmette.envs.swe.real.bugs import Bug
-from palmette.envs.swe.real.built import Built, Sealed, seal_all
+from palmette.envs.swe.real.built import Built, Sealed
 from palmette.envs.swe.real.issue import choose, leaks, phrasings
 from palmette.envs.swe.real.languages import LANGUAGES
 from palmette.envs.swe.real.project import VARIABLES, wanted
@@ -31,7 +31,9 @@ class Unfit(Exception):
     """A bug makes no task; the text says why."""
 
 
-def draft_of(built: Built, bug: Bug, *, tier: int, name: str, rng: random.Random, split: Split | None) -> Draft:
+def draft_of(
+    built: Built, sealed: Sealed, bug: Bug, *, tier: int, name: str, rng: random.Random, split: Split | None
+) -> Draft:
     """Return the task of a bug. Raises `Unfit` when nothing can be said about it without giving it away."""
     project, changed = built.project, bug.candidate.files
     evidence = choose(bug)
@@ -43,7 +45,6 @@ def draft_of(built: Built, bug: Bug, *, tier: int, name: str, rng: random.Random
         texts.values(), [line for path, text in changed.items() for line in right_lines(built, path, text)]
     ):
         raise Unfit(f"the issue would give the answer away: {said[:60]}")
-    sealed = seal_all(LANGUAGES[project.language], built.files, project.tests, built.open_places)
     visible = _without(built, dict(built.files) | {path: text.encode() for path, text in changed.items()}, bug)
     patch = patch_between(
         {path: (visible[path], False) for path in changed},
