@@ -6,7 +6,9 @@ import io
 import json
 import random
 import tarfile
+from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from palmette.envs.swe.real.issue import leaks
 from palmette.envs.swe.real.make import make_tasks
 from palmette.envs.swe.real.mutate import mutations
 from palmette.envs.swe.real.python import Python
+from palmette.envs.swe.real.releases import by_release
 from palmette.envs.swe.real.seal import sealed
 from palmette.errors import UserError
 from palmette.sandbox.api import Host
@@ -154,6 +157,19 @@ async def test_an_sdist_becomes_tasks_that_hold_against_every_attack(host: Host,
         assert set(checks["tests"]) <= set(built.baseline)
         assert shown.count("def test_") < TESTS.count("def test_")
         assert not (task.path / "tests/reference").exists()
+
+
+async def test_what_a_release_mended_is_undone_hunk_by_hunk(host: Host, built: Built, tmp_path: Path) -> None:
+    older = LIBRARY.replace("range(0, len(items), size)", "range(0, len(items) - 1, size)")
+    older = older.replace("limit=3", "limit=2").replace('"""Words."""', '"""Some words."""')
+    before = replace(built, older={"text.py": b"", "wordy/text.py": older.encode()}, older_version="1.1")
+    kinds = Counter(candidate.kind for candidate in by_release(before, random.Random(1)))
+    assert kinds == {"hunk": 3, "file": 1}
+    made = await make_tasks(before, host, tmp_path / "tasks", count=9, tiers=[6], seed=1)
+    assert len(made.tasks) >= 2
+    assert made.rejected["no test notices"] == 1
+    assert {task.tier for task in made.tasks} == {6}
+    assert {report.reason for report in await check_tasks(made.tasks, host, concurrency=2)} == {"ok"}
 
 
 async def test_a_lie_about_one_value_of_a_hidden_test_is_seen(host: Host, built: Built, tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def by_kind(built: Built, rng: random.Random, *, most_in_function: int = 2) -> I
             calling.setdefault(call, set()).add(test)
     waiting: dict[str, list[Mutation]] = {}
     for path in sorted(built.files):
-        if not _of_library(built, path):
+        if not of_library(built, path):
             continue
         try:
             found = language.mutations(path, built.files[path].decode(), rng)
@@ -200,7 +200,8 @@ def by_kind(built: Built, rng: random.Random, *, most_in_function: int = 2) -> I
                     break
 
 
-def _of_library(built: Built, path: str) -> bool:
+def of_library(built: Built, path: str) -> bool:
+    """Say whether a path is the library's, not a test's."""
     inside = any(path == source or path.startswith(f"{source}/") for source in built.project.sources)
     return inside and path not in built.project.tests
 

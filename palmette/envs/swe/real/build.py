@@ -17,6 +17,7 @@ from palmette.envs.swe.real.built import Built, Report, seal_all
 from palmette.envs.swe.real.fetch import fetch
 from palmette.envs.swe.real.languages import LANGUAGES
 from palmette.envs.swe.real.project import Language, Project, Result, Run
+from palmette.envs.swe.real.releases import older_release
 from palmette.errors import UserError
 from palmette.sandbox.api import Host
 
@@ -31,7 +32,7 @@ async def build_project(what: str, host: Host) -> Built:
     Everything of the project's own runs in sandboxes of `host`, without network. Raises `UserError` with the reason
     when it cannot be built.
     """
-    began_s = time.monotonic()
+    began_s, released = time.monotonic(), _released(what)
     scratch = Path(tempfile.mkdtemp(prefix="palmette-project-"))
     try:
         source = await asyncio.to_thread(fetch, what, scratch / Path(what).name.partition("==")[0])
@@ -41,8 +42,15 @@ async def build_project(what: str, host: Host) -> Built:
         shutil.rmtree(scratch, ignore_errors=True)
     lock, first, attempts = await _settled(host, language, project, files)
     built = await _measured(host, language, project, lock, files, first)
-    report = replace(built.report, build_s=time.monotonic() - began_s, attempts=attempts, provenance=source.provenance)
-    return replace(built, report=report)
+    version, older = await asyncio.to_thread(older_release, project.name, project.version) if released else ("", {})
+    took_s = round(time.monotonic() - began_s, 2)
+    report = replace(built.report, build_s=took_s, attempts=attempts, provenance=source.provenance)
+    return replace(built, report=report, older=older, older_version=version)
+
+
+def _released(what: str) -> bool:
+    """Say whether a project is fetched by its name: then there may be a release before it."""
+    return not Path(what).exists()
 
 
 def _discovered(tree: Path, what: str) -> tuple[Language, Project]:

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class Built:
     files: Mapping[str, bytes]
     baseline: Mapping[str, Result]
     open_places: frozenset[int]
+    older: Mapping[str, bytes] = field(default_factory=dict)  # files of the release before
+    older_version: str = ""
 
     @property
     def label(self) -> str:
@@ -85,11 +87,13 @@ def save(built: Built, envs: Path) -> Path:
     target = envs / built.label
     scratch = Path(tempfile.mkdtemp(prefix=f".{built.label}.", dir=envs))
     try:
-        for name, data in built.files.items():
-            path = scratch / "tree" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+        for folder, files in (("tree", built.files), ("older", built.older)):
+            for name, data in files.items():
+                path = scratch / folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
         said = {"project": asdict(built.project), "lock": asdict(built.lock), "report": asdict(built.report)}
+        said |= {"older_version": built.older_version}
         (scratch / "project.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
         tests = {name: [r.outcome, r.digest, r.values, list(r.calls)] for name, r in built.baseline.items()}
         said = {"open_places": sorted(built.open_places), "tests": tests}
@@ -114,6 +118,8 @@ def load(directory: Path) -> Built:
             lock=Lock(**lists["lock"]),
             report=Report(**said["report"]),
             files=read_tree(directory / "tree"),
+            older=read_tree(directory / "older"),
+            older_version=said.get("older_version", ""),
             baseline={
                 name: Result(outcome=outcome, digest=digest, values=values, calls=tuple(calls))
                 for name, (outcome, digest, values, calls) in measured["tests"].items()

@@ -1,12 +1,12 @@
 """Runs a project's tests with pytest and says test by test what came out: a program of its own, inside a sandbox.
 
-It reads JSON objects from its input, one a line: {"path": what goes in front of sys.path, "files": test files, "only":
-test ids or null, "options": more for pytest, "trace": whether to say which functions each test calls, "values": whether
-to show what the tests saw}; with "fork": seconds, a child answers in that time, and {"over": how it ended} follows.
-On its output it writes JSON lines: {"t": test, "o": outcome, "d": digest of all that the test saw, "v": how many of those
-are plain values, ...}, {"e": file, "m": why it cannot be collected}, {"open": [places whose values cannot be compared]},
-{"end": exit status}. Any Python from 3.8; the code under test runs in here too, so nothing that is written can be
-believed but for its digests (see `judge_suite`).
+It reads JSON objects, one a line: {"path": what goes in front of sys.path, "files": test files, "only": test ids or
+null, "options": more for pytest, "trace": whether to say which functions each test calls, "values": whether to show
+what the tests saw}; with "fork": seconds, a child answers in that time, and {"over": how it ended} follows. It writes
+JSON lines: {"t": test, "o": outcome, "d": digest of all that the test saw, "v": how many of those are plain values},
+{"e": file, "m": why it cannot be collected}, {"open": [places whose values cannot be compared]}, {"end": exit status}.
+Any Python from 3.8; the code under test runs in here too, so nothing that is written can be believed but for its
+digests (see `judge_suite`).
 """
 
 import sys

@@ -171,12 +171,15 @@ def _steps(bug: Bug, built: Built) -> tuple[Step, ...]:
     old, new = _edit(broken, built.files[path].decode())
     if broken.count(old) != 1 or not old or len(old) > 4000:
         return ()
+    edit = Step(tool="edit", arguments={"path": path, "old": old, "new": new}, observation="ok")
+    submit = Step(tool="submit", arguments={}, observation="submitted")
+    if not bug.candidate.where:
+        return edit, submit
     function = bug.candidate.where.rpartition(".")[2]
     command = f"grep -n 'def {function}(' {path}"
     found = [f"{n}:{line}" for n, line in enumerate(broken.split("\n"), 1) if f"def {function}(" in line]
     look = Step(tool="bash", arguments={"command": command}, observation="\n".join(found))
-    edit = Step(tool="edit", arguments={"path": path, "old": old, "new": new}, observation="ok")
-    return (*([look] if found else []), edit, Step(tool="submit", arguments={}, observation="submitted"))
+    return (look, edit, submit) if found else (edit, submit)
 
 
 def _edit(broken: str, right: str) -> tuple[str, str]:
