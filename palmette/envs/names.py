@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from palmette.envs.api import Domain
+from palmette.envs.search.domain import Search
 from palmette.envs.swe.domain import Swe
 from palmette.envs.terminal.domain import Terminal
 from palmette.envs.web.domain import Web
 from palmette.errors import UserError, suggest
 
-DOMAINS: dict[str, Domain] = {"terminal": Terminal(), "swe": Swe(), "web": Web()}
+DOMAINS: dict[str, Domain] = {"terminal": Terminal(), "swe": Swe(), "web": Web(), "search": Search()}
 
 
 def domain(name: str) -> Domain:

@@ -34,19 +34,20 @@ def test_no_word_of_a_task_contains_another(seed: int) -> None:
 
 @pytest.mark.parametrize("name", DOMAINS)
 def test_the_same_seed_gives_the_same_drafts_and_another_does_not(name: str) -> None:
-    first = drafts(name, count=6, tiers=[1, 2], split="train", seed=3)
-    assert first == drafts(name, count=6, tiers=[1, 2], split="train", seed=3)
-    assert first != drafts(name, count=6, tiers=[1, 2], split="train", seed=4)
-    assert [draft.tier for draft in first] == [1, 2, 1, 2, 1, 2]
+    tiers = DOMAINS[name].tiers[:2]
+    first = drafts(name, count=6, tiers=tiers, split="train", seed=3)
+    assert first == drafts(name, count=6, tiers=tiers, split="train", seed=3)
+    assert first != drafts(name, count=6, tiers=tiers, split="train", seed=4)
+    assert [draft.tier for draft in first] == (list(tiers) * 6)[:6]
 
 
 @pytest.mark.parametrize("name", DOMAINS)
 def test_a_domain_does_not_run_dry(name: str) -> None:
-    made = drafts(name, count=400, tiers=[2], split="heldout", seed=1)
+    made = drafts(name, count=400, tiers=DOMAINS[name].tiers[:2][-1:], split="heldout", seed=1)
     assert len({(draft.instruction, *draft.files.values()) for draft in made}) == 400
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+@pytest.mark.parametrize("name", [name for name in DOMAINS if name != "search"])  # its names are pages, not files
 def test_train_and_heldout_share_no_invented_name(name: str) -> None:
     def names(split: Split) -> set[str]:
         found = drafts(name, count=60, tiers=DOMAINS[name].tiers, split=split, seed=1)
