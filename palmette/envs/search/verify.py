@@ -12,6 +12,7 @@ import datetime
 import json
 import os
 import re
+import sys
 import unicodedata
 
 REWARD = "/logs/verifier/reward.txt"
@@ -52,7 +53,7 @@ def main() -> None:
     os.makedirs(os.path.dirname(REWARD), exist_ok=True)
     with open(REWARD, "w", encoding="utf-8") as file:
         file.write("1\n" if told == "right" else "0\n")
-    print(told)
+    sys.stdout.write(told + "\n")
 
 
 def _read(path: str) -> str | None:
