@@ -68,10 +68,17 @@ class Scaffold(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pause:
-    """Where a scaffold stands between two turns: all messages so far, and how many answers are among them."""
+    """Where a scaffold stands between two turns: all messages so far, and how many answers there were.
+
+    `opening` are the messages it began with, `observed` which messages tell results, `tokens` what the last request
+    took: with these a context is managed.
+    """
 
     messages: tuple[dict[str, Any], ...]
     turns: int = 0
+    opening: tuple[dict[str, Any], ...] = ()
+    observed: tuple[int, ...] = ()
+    tokens: int = 0
 
 
 @runtime_checkable

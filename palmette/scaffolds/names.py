@@ -1,25 +1,38 @@
-"""Scaffolds by name: the built-in loop, and every command-line agent."""
+"""Scaffolds by name: the built-in loop in any of its styles, and every command-line agent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 from palmette.errors import UserError, suggest
 from palmette.scaffolds.api import Scaffold
 from palmette.scaffolds.cli_agents import CliAgent
+from palmette.scaffolds.flows.best import BestOf
 from palmette.scaffolds.loop import ToolLoop
 from palmette.scaffolds.roster import AGENTS
+from palmette.scaffolds.style import BEST, Style
+
+LOOP = "loop"
 
 
 class Scaffolds(Mapping[str, Callable[[], Scaffold]]):
-    """What makes a scaffold, by name; a name is "loop" or whatever `palmette.scaffolds.roster.AGENTS` takes."""
+    """What makes a scaffold, by name.
+
+    A name is "loop", "loop:STYLE" (`palmette.scaffolds.style.Style`, such as "loop:xml,sliding=4"), or whatever
+    `palmette.scaffolds.roster.AGENTS` takes. Getting one raises `KeyError` for a name that nobody has, and `UserError`
+    for a style or a file that is wrong.
+    """
 
     def __getitem__(self, name: str) -> Callable[[], Scaffold]:
-        return ToolLoop if name == ToolLoop.name else partial(CliAgent, AGENTS[name])
+        loop, colon, style = name.partition(":")
+        if loop == LOOP and (colon or name == LOOP):
+            return partial(loop_of, Style.read(style))
+        return partial(CliAgent, AGENTS[name])
 
     def __iter__(self) -> Iterator[str]:
-        yield ToolLoop.name
+        yield LOOP
         yield from AGENTS
 
     def __len__(self) -> int:
@@ -27,6 +40,13 @@ class Scaffolds(Mapping[str, Callable[[], Scaffold]]):
 
 
 SCAFFOLDS = Scaffolds()
+
+
+def loop_of(style: Style) -> ToolLoop | BestOf:
+    """Return the built-in loop in a style."""
+    if style.flow == BEST:
+        return BestOf(ToolLoop(style=replace(style, flow="react")), style.tries)
+    return ToolLoop(style=style)
 
 
 def open_scaffold(name: str) -> Scaffold:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Sequence
+from dataclasses import replace
 
 from palmette.chat.message import Tool, ToolCall
 from palmette.sandbox.api import PathRefused, Result, Sandbox, Status
@@ -43,7 +45,7 @@ async def act(call: ToolCall, sandbox: Sandbox, *, limit: int = OBSERVATION_CHAR
     A call that makes no sense is answered by an observation that starts with "error:". Submitting does nothing here
     and is answered by "submitted". Raises `SandboxError` when the sandbox, or a service of the task, fails.
     """
-    wrong = _wrong_arguments(call, offer)
+    wrong = wrong_arguments(call, toolset(replace(offer, tools=())), offer.tools)
     if wrong:
         return wrong
     arguments = call.arguments
@@ -56,6 +58,29 @@ async def act(call: ToolCall, sandbox: Sandbox, *, limit: int = OBSERVATION_CHAR
     if call.name == "edit":
         return await _edit(sandbox, arguments["path"], arguments["old"], arguments["new"])
     return "submitted"
+
+
+def wrong_arguments(call: ToolCall, ours: Sequence[Tool], theirs: Sequence[Tool] = ()) -> str:
+    """Return what is wrong with a call of one of our tools or of those a task brings, "" for nothing.
+
+    What the arguments of the task's tools are to be, their service knows.
+    """
+    tools = (*ours, *theirs)
+    tool = next((tool for tool in tools if tool.name == call.name), None)
+    if tool is None:
+        return f"error: unknown tool {shorten(call.name, 40)}; the tools are {', '.join(tool.name for tool in tools)}"
+    for name in tool.parameters.get("required", ()):
+        value = call.arguments.get(name)
+        if tool in theirs:
+            if name not in call.arguments:
+                return f"error: {call.name} needs the argument {name}"
+            continue
+        listed = tool.parameters["properties"][name].get("type") == "array"
+        if not (_is_words(value) if listed else isinstance(value, str)):
+            return f"error: {call.name} needs the argument {name} as a {'list of strings' if listed else 'string'}"
+        if "\0" in "".join(value or ()):
+            return f"error: the argument {name} holds a null character"
+    return ""
 
 
 def observe(result: Result, limit: int = OBSERVATION_CHARS) -> str:
@@ -82,21 +107,8 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[:head]}\n[{len(text) - head - tail} characters cut]\n{text[len(text) - tail :]}"
 
 
-def _wrong_arguments(call: ToolCall, offer: Offer) -> str:
-    tools = toolset(offer)
-    tool = next((tool for tool in tools if tool.name == call.name), None)
-    if tool is None:
-        return f"error: unknown tool {shorten(call.name, 40)}; the tools are {', '.join(tool.name for tool in tools)}"
-    for name in tool.parameters.get("required", ()):
-        if tool in offer.tools:  # what they are to be, its service knows
-            if name not in call.arguments:
-                return f"error: {call.name} needs the argument {name}"
-            continue
-        if not isinstance(call.arguments.get(name), str):
-            return f"error: {call.name} needs the argument {name} as a string"
-        if "\0" in call.arguments[name]:
-            return f"error: the argument {name} holds a null character"
-    return ""
+def _is_words(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
 async def _edit(sandbox: Sandbox, path: str, old: str, new: str) -> str:

@@ -1,4 +1,4 @@
-"""Control flows by name; "best" goes around the whole loop."""
+"""Control flows by name; "best" is another scaffold around the loop (`palmette.scaffolds.flows.best`)."""
 
 from __future__ import annotations
 
