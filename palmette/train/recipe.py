@@ -12,7 +12,6 @@ from palmette.envs.names import DOMAINS
 from palmette.errors import suggest
 from palmette.gateway.journal import Sync
 from palmette.rollout.crew import ALL
-from palmette.sandbox.hosts import HOSTS
 from palmette.scaffolds.api import Pausing
 from palmette.scaffolds.names import SCAFFOLDS
 from palmette.train.config import TrainConfig
@@ -21,6 +20,7 @@ from palmette.train.distil import DistilConfig
 from palmette.train.rl import RlConfig
 from palmette.train.serving import EngineConfig
 from palmette.train.sft import SftConfig
+from palmette.train.walls import SandboxConfig
 
 
 class ModelConfig(BaseModel):
@@ -109,7 +109,7 @@ class Recipe(BaseModel):
         default_factory=dict,
         description="domain (or all) -> scaffold -> share of the rollouts, where more than one drives",
     )
-    sandbox: str = Field(default="namespace", description="host of the sandboxes")
+    sandbox: SandboxConfig = Field(default_factory=SandboxConfig, description="where agents work; a name is its host")
     concurrency: int = Field(default=32, ge=1, description="rollouts at the same time")
     max_tokens: int = Field(default=256, ge=1, description="most tokens of one turn")
     threads: int = Field(default=0, ge=0, description="threads of torch; 0 leaves it to torch")
@@ -134,8 +134,6 @@ class Recipe(BaseModel):
                 raise ValueError(_unknown("domain", domain, DOMAINS))
         if len(set(self.domains)) < len(self.domains):
             raise ValueError(f"domains names one twice: {', '.join(self.domains)}")
-        if self.sandbox not in HOSTS:
-            raise ValueError(_unknown("sandbox", self.sandbox, HOSTS))
         for name in (
             self.scaffold,
             *(name for shares in self.agents.values() for name in shares),

@@ -19,11 +19,11 @@ from palmette.rollout.record import save_rollouts
 from palmette.rollout.run import Rollout
 from palmette.run import RunDir
 from palmette.sandbox.api import Host
-from palmette.sandbox.hosts import open_host
 from palmette.scaffolds.names import open_scaffold
 from palmette.train.bands import Bands, remembered
 from palmette.train.curriculum import CurriculumConfig
 from palmette.train.serving import give, open_serving
+from palmette.train.walls import open_walls
 from palmette.trajectory.store import TreeStore
 
 if TYPE_CHECKING:
@@ -99,15 +99,15 @@ async def open_workplace(recipe: Recipe, run: RunDir) -> AsyncIterator[Workplace
     model_dir = resolve_model(recipe.model.path)
     renderer = Renderer.from_dir(model_dir)
     async with AsyncExitStack() as stack:
-        host = open_host(recipe.sandbox)
-        stack.push_async_callback(host.close)
+        host, verifiers = open_walls(recipe.sandbox)
+        stack.push_async_callback(verifiers.close)
         engine = await open_serving(recipe, model_dir, renderer)
         stack.push_async_callback(engine.close)
         journal = run.path / "journal" if recipe.gateway.journal else None
         gateway = Gateway(engine, renderer, journal=journal, sync=recipe.gateway.sync, hold_closed=True)
         await gateway.start()
         stack.push_async_callback(gateway.close)
-        grader = Grader(host)
+        grader = Grader(verifiers)
         crew = Crew(recipe.agents, recipe.scaffold, open_scaffold)
         stack.push_async_callback(crew.aclose)
         place = Workplace(

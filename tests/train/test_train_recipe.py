@@ -37,6 +37,14 @@ WRONG = [
     ("rl.branch_at=1 and scaffold=codex", "codex cannot: use loop"),
     ("eval.scaffolds=[codx]", "did you mean 'codex'"),
     ("tasks.swe.heldout_tiers=[99]", "no tier 99"),
+    ("sandbox.host=namespce", "did you mean 'namespace'"),
+    ("sandbox.profile=rootles", "sandbox.profile"),
+    ("sandbox.host=bubblewrap and sandbox.profile=root", "of host = namespace"),
+    ("sandbox.host=fake and sandbox.network=[pypi.example]", "no allow-list"),
+    ("sandbox.network=[none]", "none at all"),
+    ('sandbox.network=["http://x"]', "is no"),
+    ("sandbox.limits.memory_mb=3", "memory_mb"),
+    ("sandbox.limits.memory=512", "memory_mb"),
     ("engine.kind=vllm", "needs url"),
     ("engine.kind=vllm and engine.url=http://gpu7:8000", "needs weights_dir"),
     ("engine.url=http://gpu7:8000", "set kind = vllm or sglang"),
@@ -72,3 +80,15 @@ def test_the_kind_of_a_recipe_names_its_model(tmp_path: Path) -> None:
     recipe = read_recipe(path, ["rl.steps=2"])
     assert isinstance(recipe, Recipe)
     assert recipe.rl.steps == 2
+
+
+def test_a_sandbox_may_be_its_hosts_name_alone(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('sandbox = "bubblewrap"\n')
+    assert load_recipe(path, [], Recipe).sandbox.host == "bubblewrap"
+    assert load_recipe(path, ["sandbox=fake"], Recipe).sandbox.host == "fake"
+    path.write_text('[sandbox]\nprofile = "rootless"\nnetwork = ["*.example.org:443"]\nlimits.memory_mb = 700\n')
+    recipe = load_recipe(path, [], Recipe)
+    path.write_text(dump_toml(recipe))
+    assert load_recipe(path, [], Recipe) == recipe
+    assert (recipe.sandbox.limits.memory_mb, recipe.sandbox.profile) == (700, "rootless")
