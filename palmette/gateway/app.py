@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import math
 import secrets
+import socket
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -33,24 +34,29 @@ from palmette.engine.api import Engine, Sampling
 from palmette.gateway import anthropic, gemini, openai_chat, openai_completions, openai_responses, refusal
 from palmette.gateway.asker import dialect_of, from_google
 from palmette.gateway.call import Call
+from palmette.gateway.crew import Crew
 from palmette.gateway.dialect import Dialect
 from palmette.gateway.dialect import Request as Asked
 from palmette.gateway.diary import Diary
 from palmette.gateway.direct import Direct
+from palmette.gateway.door import Door
 from palmette.gateway.folding import FOLD_BYTES
 from palmette.gateway.growing import Growing
+from palmette.gateway.guided import Guided
 from palmette.gateway.incoming import done_or_gone, key_of, name_of, read_body, while_connected
-from palmette.gateway.journal import Sync
+from palmette.gateway.journal import Sync, files
+from palmette.gateway.lending import Lender
 from palmette.gateway.listen import Connection, Server, bind
 from palmette.gateway.metrics import MEDIA_TYPE, Counted, Metrics
 from palmette.gateway.openapi import describe
 from palmette.gateway.places import Full, Places
-from palmette.gateway.records import Opened
-from palmette.gateway.recover import recover
+from palmette.gateway.records import Opened, Recorded, parse
+from palmette.gateway.recover import recover, replay
 from palmette.gateway.refusal import Refusal
 from palmette.gateway.served import MODEL_NAME, google_model, openai_model
+from palmette.gateway.session import Asked as Heard
 from palmette.gateway.session import Failure, Session
-from palmette.gateway.shared import Shared
+from palmette.gateway.shared import Link, Shared
 from palmette.gateway.stream import EventStream, events
 
 DIALECTS: dict[str, Dialect] = {
@@ -100,7 +106,11 @@ class Gateway:
         sync: Sync = "fsync",
         hold_closed: bool = False,
         fold_bytes: int = FOLD_BYTES,
+        processes: int = 1,
+        max_delay_s: float | None = None,
     ) -> None:
+        if processes < 1:
+            raise ValueError(f"a gateway has at least one process, not {processes}")
         self.engine = engine
         self.renderer = renderer
         self.host = host
@@ -108,29 +118,66 @@ class Gateway:
         self._public_key = public_key
         self._public_sampling = public_sampling
         self._max_body_bytes = max_body_bytes
+        self._max_delay_s = max_delay_s
         self._growing = Growing()
         self.metrics = Metrics()
         self._places = Places(at_engine=max_at_engine, under_way=max_under_way)
         self._tokenising = ThreadPoolExecutor(1, "tokenising")
         before = Shared(tokenising=self._tokenising, places=self._places, metrics=Metrics())
-        self._sessions = recover(journal, before) if journal is not None else {}
+        self._recovered = files(journal) if journal is not None else []
+        self._sessions = recover(self._recovered, before)
         self._diary = Diary(journal, sync=sync, hold=hold_closed, fold_bytes=fold_bytes) if journal else None
         self._shared = replace(before, metrics=self.metrics, journal=self._diary.journal if self._diary else None)
+        self._link: Link | None = None
+        self._door: Door | None = None
+        self._crew: Crew | None = None
+        if processes > 1:
+            self._crew = Crew(processes, Lender(engine), keep=self._keep, note=self._note, lost=self._lost)
+            self._shared = before  # the workers count, and what they send is written down as it comes
         for session in self._sessions.values():
             session.join(self._shared)
         self._watching: asyncio.Task[None] | None = None
         self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._adopting: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
-        """Bind and serve. Raises `UserError` when the address cannot be had."""
+        """Bind and serve. Raises `UserError` when the address cannot be had, or a process does not start."""
         listener = bind(self.host, self.port)
         self.port = listener.getsockname()[1]
+        if self._crew is not None:
+            await self._crew.start(listener, self._orders(self._crew.processes))
+            return
+        await self._serve(listener, Connection)
+
+    async def work(self, link: Link, listener: socket.socket, door: Door, journal: list[Path], keys: list[str]) -> None:
+        """Serve as one of the processes of another gateway, which opens and reads the sessions over `link`.
+
+        Of the sessions in the files of a `journal` those of the `keys` that belong here are open again.
+        """
+        self._link, self._door = link, door
+        self._shared = replace(self._shared, journal=link, link=link)
+        here = [key for key in keys if not door.elsewhere(key)]
+        found = recover(journal, replace(self._shared, journal=None, link=None, metrics=Metrics())) if here else {}
+        self._sessions = {key: found[key] for key in here}
+        for session in self._sessions.values():
+            session.join(self._shared)
+        server = await self._serve(listener, partial(Guided, door=door))
+        loop = asyncio.get_running_loop()
+
+        def adopt(connection: socket.socket, read: bytes) -> None:
+            made = partial(Guided, server.config, server.server_state, {}, door=door, read=read)
+            self._adopting.add(task := asyncio.ensure_future(loop.connect_accepted_socket(made, connection)))
+            task.add_done_callback(self._adopting.discard)
+
+        door.open(adopt)
+
+    async def _serve(self, listener: socket.socket, connection: Any) -> Server:
         config = uvicorn.Config(
             Counted(self._app(), self.metrics, NAMES),
             proxy_headers=False,
             loop="none",
-            http=Connection,
+            http=connection,
             ws="none",
             lifespan="off",
             access_log=False,
@@ -144,10 +191,11 @@ class Gateway:
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="gateway")
         await self._server.ready.wait()
         self._watching = asyncio.create_task(self.metrics.watch_loop(), name="loop lag")
+        return self._server
 
     async def drain(self, within_s: float) -> bool:
         """Refuse new requests from here on (503); return when all under way have ended, False if not in time."""
-        return await self._places.drained(within_s)
+        return await (self._crew or self._places).drained(within_s)
 
     @property
     def under_way(self) -> int:
@@ -158,6 +206,10 @@ class Gateway:
         """Close every session and stop serving, for good. Idempotent."""
         for key in list(self._sessions):
             self.close_session(key)
+        if self._crew is not None:
+            await self._crew.close()
+        if self._door is not None:
+            self._door.close()
         if self._server is not None and self._serving is not None:
             self._server.should_exit = True
             await self._serving
@@ -171,19 +223,17 @@ class Gateway:
     def open_session(self, sampling: Sampling, *, max_completion_tokens: int | None = None, label: str = "") -> Session:
         """Return a new session that samples by `sampling` whatever the agent asks; an answer may have at most
         `max_completion_tokens` and what the agent asks for, if that is less. The journal keeps its `label`."""
-        session = Session(sampling, max_completion_tokens=max_completion_tokens, shared=self._shared, label=label)
-        self._sessions[session.key] = session
-        if self._diary is not None:
-            self._diary.opened(Opened(session.key, sampling, max_completion_tokens, label=label))
-        return session
+        key = self._crew.key() if self._crew else None
+        session = Session(
+            sampling, max_completion_tokens=max_completion_tokens, shared=self._shared, key=key, label=label
+        )
+        return self._opened(session, Opened(session.key, sampling, max_completion_tokens, label=label))
 
     def fork_session(self, key: str, sampling: Sampling) -> Session:
         """Return a new session that goes on from where an open one is (`Session.forked`). Raises `KeyError`."""
-        session = self._sessions[key].forked(sampling)
-        self._sessions[session.key] = session
-        if self._diary is not None:
-            self._diary.opened(Opened(session.key, sampling, forked_from=key, label=session.label))
-        return session
+        beside = self._crew.key_beside(key) if self._crew else None
+        session = self._sessions[key].forked(sampling, key=beside)
+        return self._opened(session, Opened(session.key, sampling, forked_from=key, label=session.label))
 
     def close_session(self, key: str) -> Session:
         """Stop what the session has under way and return it with its final tree. Raises `KeyError`."""
@@ -192,6 +242,8 @@ class Gateway:
         session.close()
         if self._diary is not None:
             self._diary.closed(key)
+        if self._crew is not None:
+            self._crew.closed(key)
         return session
 
     def settle(self) -> None:
@@ -203,6 +255,77 @@ class Gateway:
     def sessions(self) -> Mapping[str, Session]:
         """The open sessions by their keys."""
         return self._sessions
+
+    def gauges(self) -> dict[str, float]:
+        """Return what is the case at this moment, for metrics."""
+        return {
+            "sessions_open": len(self._sessions),
+            "under_way": self._places.under_way,
+            "at_engine": self._places.taken,
+            "waiting": self._places.waiting,
+        }
+
+    # ------------------------------------------------------------ several processes
+
+    def open_as(self, record: Opened) -> None:
+        """Have a session, or a fork of one, that another process has opened."""
+        if record.forked_from is not None:
+            session = self._sessions[record.forked_from].forked(record.sampling, key=record.key)
+        else:
+            session = Session(
+                record.sampling,
+                max_completion_tokens=record.cap,
+                shared=self._shared,
+                key=record.key,
+                label=record.label,
+            )
+        self._sessions[record.key] = session
+
+    def _opened(self, session: Session, record: Opened) -> Session:
+        self._sessions[session.key] = session
+        if self._diary is not None:
+            self._diary.opened(record)
+        if self._crew is not None:
+            self._crew.opened(record)
+        return session
+
+    def _orders(self, processes: int) -> dict[str, Any]:
+        """Return what each worker has to know."""
+        return {
+            "model": str(self.renderer.source),
+            "hash": self.renderer.hash,
+            "host": self.host,
+            "port": self.port,
+            "public_key": self._public_key,
+            "public_sampling": self._public_sampling,
+            "max_under_way": math.ceil(self._places.most / processes),
+            "max_at_engine": math.ceil(self._places.at_engine / processes),
+            "max_body_bytes": self._max_body_bytes,
+            "max_delay_s": self._max_delay_s,
+            "journal": [str(path) for path in self._recovered],
+            "keys": list(self._sessions),
+        }
+
+    async def _keep(self, frame: bytes) -> None:
+        """Record a worker's turn, and write it down. Raises `KeyError` for a session that is closed, and `OSError`."""
+        record = parse(frame)
+        assert isinstance(record, Recorded)
+        replay(self._sessions[record.key], record)
+        if self._diary is not None:
+            await self._diary.journal.append(frame)
+
+    def _note(self, kind: str, key: str, told: Any) -> None:
+        session = self._sessions.get(key)
+        if session is not None and kind == "asked":
+            dialect, streamed, messages, tools = told
+            session.requests.append(Heard(dialect=dialect, streamed=streamed, messages=messages, tools=tools))
+        elif session is not None:
+            session.failure = Failure(told) if told is not None else None
+
+    def _lost(self, theirs: Callable[[str], bool]) -> None:
+        for key, session in self._sessions.items():
+            if theirs(key):
+                session.failure = Failure.ENGINE_ERROR
 
     # ------------------------------------------------------------ routes
 
@@ -237,7 +360,14 @@ class Gateway:
         return Direct(rest, {path: partial(self._answer, dialect=each) for path, each in DIALECTS.items()}, _refused)
 
     async def _answer(self, request: Request, dialect: Dialect) -> Response:
-        session = self._session_of(request)
+        session = await self._session_of(request)
+        try:
+            return await self._answered(request, session, dialect)
+        except Refusal:
+            await session.noted()  # before the agent, and whoever reads the session, can go on
+            raise
+
+    async def _answered(self, request: Request, session: Session, dialect: Dialect) -> Response:
         with self._admitted(session) as slot:
             body = await read_body(request, self._max_body_bytes)
             asked, digest = self._growing.read(session.key if session.key in self._sessions else "", dialect, body)
@@ -261,7 +391,7 @@ class Gateway:
             return Response(asked.write(turn, self.renderer), media_type="application/json")
 
     async def _count(self, request: Request, dialect: Dialect, write: Callable[[int], dict[str, Any]]) -> Response:
-        session = self._session_of(request)
+        session = await self._session_of(request)
         with self._admitted(session):
             asked = dialect.read(await read_body(request, self._max_body_bytes))
             return _json(write(await session.count(asked.ask, self.renderer)))
@@ -311,7 +441,7 @@ class Gateway:
 
     async def _models(self, request: Request) -> Response:
         """List the one model, in the words of all dialects at once but Google's, which has a path of its own."""
-        self._check_key(request)
+        await self._check_key(request)
         if from_google(request):
             return _json({"models": [google_model(MODEL_NAME, self.engine)]})
         ends = {"first_id": MODEL_NAME, "last_id": MODEL_NAME, "has_more": False}
@@ -319,7 +449,7 @@ class Gateway:
 
     async def _model(self, request: Request) -> Response:
         """Describe the model under the name that was asked for: a session has one model, reached under any name."""
-        self._check_key(request)
+        await self._check_key(request)
         name = request.path_params["name"]
         describe = google_model if from_google(request) else openai_model
         return _json(describe(name, self.engine))
@@ -331,30 +461,31 @@ class Gateway:
 
     async def _metrics(self, request: Request) -> Response:
         """Tell what was counted, of all sessions together."""
-        gauges = {
-            "sessions_open": len(self._sessions),
-            "under_way": self._places.under_way,
-            "at_engine": self._places.taken,
-            "waiting": self._places.waiting,
-        }
-        return Response(self.metrics.text(gauges), media_type=MEDIA_TYPE)
+        told = await self._link.metrics() if self._link else self.metrics.text(self.gauges())
+        return Response(told, media_type=MEDIA_TYPE)
 
-    def _check_key(self, request: Request) -> None:
+    async def _check_key(self, request: Request) -> None:
         """Refuse a path with a key that nobody issued. Raises `Refusal`."""
         if "key" in request.path_params:
-            self._session_of(request)
+            await self._session_of(request)
 
-    def _session_of(self, request: Request) -> Session:
-        """Return the session a request belongs to. Raises `Refusal`: 404 by path, 401 by bearer token."""
-        if "key" in request.path_params:
-            session = self._sessions.get(request.path_params["key"])
-            if session is None:
-                raise refusal.unknown_session()
-            return session
-        key = key_of(request)
+    async def _session_of(self, request: Request) -> Session:
+        """Return the session a request belongs to. Raises `Refusal`: 404 by path, 401 by bearer token.
+
+        Where another process opens the sessions, it may have done so just now. One that came behind a request of
+        another session, on a connection that was not free to go, is refused (421).
+        """
+        key = request.path_params["key"] if "key" in request.path_params else key_of(request)
         session = self._sessions.get(key)
+        if session is None and self._link is not None and key:
+            if self._door is not None and self._door.elsewhere(key):
+                raise refusal.misdirected()
+            await self._link.noted()
+            session = self._sessions.get(key)
         if session is not None:
             return session
+        if "key" in request.path_params:
+            raise refusal.unknown_session()
         if self._public_key is not None and (
             not self._public_key or secrets.compare_digest(key.encode(), self._public_key.encode())
         ):

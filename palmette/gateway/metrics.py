@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -49,6 +50,21 @@ class Metrics:
             began = time.perf_counter()
             await asyncio.sleep(LAG_EVERY_S)
             self._lags.append(max(0.0, time.perf_counter() - began - LAG_EVERY_S))
+
+    def state(self, gauges: Mapping[str, float]) -> list[Any]:
+        """Return everything as plain values, with `gauges` of the moment, for `join` in another process."""
+        counts = [(name, labels, value) for (name, labels), value in self.counts.items()]
+        return [counts, self._took, self._took_s, list(self._lags), dict(gauges)]
+
+    def join(self, state: list[Any]) -> dict[str, float]:
+        """Add what another process counted; return its gauges."""
+        counts, took, took_s, lags, gauges = state
+        for name, labels, value in counts:
+            self.counts[name, labels] += value
+        self._took = [one + other for one, other in zip(self._took, took, strict=True)]
+        self._took_s += took_s
+        self._lags = deque([*self._lags, *lags])
+        return gauges
 
     def text(self, gauges: Mapping[str, float]) -> str:
         """Return everything, with `gauges` of the moment."""

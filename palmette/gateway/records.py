@@ -13,7 +13,7 @@ from palmette.chat.message import Message, Tool
 from palmette.engine.api import Completion, FinishReason, Sampling
 from palmette.gateway.ask import Ask
 from palmette.gateway.call import Turn
-from palmette.gateway.journal import files, frames
+from palmette.gateway.journal import frames
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened", omit_defaults=True):
@@ -97,9 +97,14 @@ def write(record: Record) -> bytes:
     return msgspec.msgpack.encode(record)
 
 
-def read(directory: Path) -> Iterable[Record]:
-    """Yield all records of a journal, oldest first, cutting off torn ends."""
+def read(paths: Iterable[Path]) -> Iterable[Record]:
+    """Yield all records of the files of a journal, oldest first, cutting off torn ends."""
     decoder = msgspec.msgpack.Decoder(Record)
-    for path in files(directory):
+    for path in paths:
         for frame in frames(path):
             yield decoder.decode(frame)
+
+
+def parse(frame: bytes) -> Record:
+    """Return the record that `write` wrote."""
+    return msgspec.msgpack.decode(frame, type=Record)

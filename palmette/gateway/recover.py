@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,15 @@ from palmette.gateway.shared import Shared
 from palmette.trajectory.tree import ROOT
 
 
-def recover(directory: Path, shared: Shared) -> dict[str, Session]:
-    """Return by its key every session that a journal opened and did not close.
+def recover(paths: Iterable[Path], shared: Shared) -> dict[str, Session]:
+    """Return by its key every session that the files of a journal, oldest first, opened and did not close.
 
     Every turn that was acknowledged is there; one that was recorded and not told to anybody may be. What was asked
     before the crash and comes again is a fresh sample.
     """
     sessions: dict[str, Session] = {}
     closed: set[str] = set()
-    for record in read(directory):
+    for record in read(paths):
         match record:
             case Opened(forked_from=None):
                 sessions[record.key] = Session(
@@ -39,11 +40,12 @@ def recover(directory: Path, shared: Shared) -> dict[str, Session]:
             case Closed():
                 closed.add(record.key)  # what was forked from it may still have to be read
             case Recorded():
-                _replay(sessions[record.key], record)
+                replay(sessions[record.key], record)
     return {key: session for key, session in sessions.items() if key not in closed}
 
 
-def _replay(session: Session, record: Recorded) -> Turn:
+def replay(session: Session, record: Recorded) -> Turn:
+    """Record a turn in a session that has what went before it; return it."""
     onto = session.recorded[record.onto] if record.onto >= 0 else None
     prompt = array("i")
     messages, tools, after = record.messages, record.tools or (), ROOT

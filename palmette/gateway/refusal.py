@@ -67,6 +67,11 @@ def unknown_session() -> Refusal:
     return Refusal(404, "No such session: it was never opened or is closed.", code="session_not_found")
 
 
+def misdirected() -> Refusal:
+    """Return the 421 for a request whose session lives in a process that this connection cannot go to now."""
+    return Refusal(421, "Another request is under way on this connection; ask on one of its own.", code="misdirected")
+
+
 def engine_failed(reason: str) -> Refusal:
     """Return the 503 for an engine that failed to answer."""
     return Refusal(503, f"The engine failed to answer: {reason}", kind="server_error", code="engine_error")

@@ -85,7 +85,7 @@ class Session:
         self.recorded: list[Turn] = []
         self.tree = Tree()
         self.turns = 0
-        self.failure: Failure | None = None
+        self._failure: Failure | None = None
         self._transcript = Transcript()
         self.requests: list[Asked] = []
         self.closed = False
@@ -94,10 +94,22 @@ class Session:
         self._honour = honour_sampling
         self._shared = shared
         self._journal = None if throwaway or shared is None else shared.journal
+        self._link = None if throwaway or shared is None else shared.link
         self._known = Known()
         self._asked = self._issued = 0  # requests, and ids of tool calls
         self._under_way: set[asyncio.Task[Turn]] = set()
         self._named: dict[str, Call] = {}
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the last call was not answered."""
+        return self._failure
+
+    @failure.setter
+    def failure(self, failure: Failure | None) -> None:
+        if self._link is not None and failure is not self._failure:
+            self._link.failed(self.key, failure)
+        self._failure = failure
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
@@ -140,6 +152,8 @@ class Session:
         """
         asked = Asked(dialect=dialect, streamed=live, messages=len(ask.messages), tools=len(ask.tools))
         self.requests.append(asked)
+        if self._link is not None:
+            self._link.asked(self.key, (dialect, live, asked.messages, asked.tools))
         known = self._named.get(name) if name is not None else None
         if known is not None and (again or known.answered_in_vain):
             return known
@@ -169,7 +183,12 @@ class Session:
 
     def join(self, shared: Shared) -> None:
         """Go on in another gateway."""
-        self._shared, self._journal = shared, shared.journal
+        self._shared, self._journal, self._link = shared, shared.journal, shared.link
+
+    async def noted(self) -> None:
+        """Return when whoever reads this session elsewhere knows all that has happened to it."""
+        if self._link is not None:
+            await self._link.noted()
 
     def close(self) -> None:
         """Stop what is under way; the tree is final from here on. Idempotent."""

@@ -46,6 +46,7 @@ async def events(request: Request, session: Session, call: Call, renderer: Rende
                 raise
             if not isinstance(error, Refusal):
                 _LOG.exception("an answer broke off")
+            await session.noted()
             yield writer.fail(error if isinstance(error, Refusal) else broken())
             return
         writer = writer or request.writer(call, renderer)
