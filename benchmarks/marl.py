@@ -47,6 +47,7 @@ GAMES: dict[str, dict[str, Any]] = {
         "learn": {"update_every": 60, "epsilon_steps": 12_000, "lr": 0.002, "target_every": 50},
         "scout": {"size": 5, "limit": 8, "hunters": 1, "sight": 0},
     },
+    "scout-roles": {"game": "scout", "steps": 450_000, "learn": {"update_every": 150, "ids": "roles"}},
     "hallway-4-6-10": {"game": "hallway", "steps": 500_000, "learn": _SLOW},
     "hallway-tight": {"game": "hallway", "steps": 1_000_000, "learn": _SLOW, "hallway": {"slack": 0}},
     "hallway-groups": {

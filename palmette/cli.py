@@ -102,9 +102,8 @@ def evaluate(
     loss: Annotated[float, typer.Option(min=0, max=1, help="Share of messages lost.", rich_help_panel=_TEAM)] = 0.0,
     noise: Annotated[float, typer.Option(min=0, help="Noise in messages, in deviations.", rich_help_panel=_TEAM)] = 0.0,
     liar: Annotated[list[int] | None, typer.Option(help="Agent that lies; repeatable.", rich_help_panel=_TEAM)] = None,
-    trust: Annotated[
-        Literal["blind", "trials", "discount"], typer.Option(help="What decides whom to hear.", rich_help_panel=_TEAM)
-    ] = "blind",
+    trust: Annotated[Trust, typer.Option(help="What decides whom to hear.", rich_help_panel=_TEAM)] = "blind",
+    sets: Sets = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
@@ -116,8 +115,10 @@ def evaluate(
         from palmette.commands.evaluate_team import TeamPlan, evaluate_team
 
         how = TeamPlan(episodes=episodes, loss=loss, noise=noise, liars=tuple(liar or ()), trusting=trust)
-        evaluate_team(team, how, as_json=json)
+        evaluate_team(team, how, overrides=sets or [], as_json=json)
         return
+    if sets:
+        raise UserError("--set is for teams of agents: it changes their game, such as scout.scouts=5")
     if not tasks:
         raise UserError("--tasks is missing: a directory of tasks, or a domain such as --tasks terminal")
     plan = command.Plan(

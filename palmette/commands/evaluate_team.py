@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,12 +28,15 @@ class TeamPlan:
     trusting: Trusting
 
 
-def evaluate_team(run: RunDir, plan: TeamPlan, *, as_json: bool) -> None:
-    """Play with every seed's agents and print what they score. Raises `UserError` for a run without agents."""
+def evaluate_team(run: RunDir, plan: TeamPlan, *, overrides: Sequence[str], as_json: bool) -> None:
+    """Play with every seed's agents and print what they score; `overrides` change the game they were trained on.
+
+    Raises `UserError` for a run without agents, or a game that they do not fit.
+    """
     from palmette.marl.recipe import MarlRecipe
     from palmette.train.recipe import read_recipe
 
-    networks, recipe = _networks(run), read_recipe(run.config_path, ())
+    networks, recipe = _networks(run), read_recipe(run.config_path, overrides)
     assert isinstance(recipe, MarlRecipe)
     rows = [_row(recipe, path, plan) for path in networks]
     if as_json:

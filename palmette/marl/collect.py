@@ -12,7 +12,7 @@ from palmette.errors import UserError
 from palmette.marl.channel import Channel
 from palmette.marl.comm.api import Scene, Talk, best_actions
 from palmette.marl.envs.api import Frame, Game, random_actions
-from palmette.marl.episode import Episodes, network_inputs
+from palmette.marl.episode import Episodes, Ids, identities, network_inputs
 from palmette.marl.nets import Agents
 
 
@@ -31,8 +31,9 @@ class Played:
 class Collector:
     """Plays a game with a network; exploration and gates draw from `generator`."""
 
-    def __init__(self, game: Game, generator: torch.Generator, *, ids: bool) -> None:
-        self.game, self._generator, self._ids = game, generator, ids
+    def __init__(self, game: Game, generator: torch.Generator, *, ids: Ids) -> None:
+        self.game, self._generator = game, generator
+        self._ids_NK = identities(game.spec, ids)
 
     @torch.no_grad()
     def play(
@@ -61,7 +62,8 @@ class Collector:
         for _ in range(spec.limit):
             frame = frames[-1]
             live.append(~frame.ended_B)
-            inputs_B1NI = network_inputs(frame.obs_BNO[:, None], last_BN[:, None], actions=spec.actions, ids=self._ids)
+            seen_B1NO, last_B1N = frame.obs_BNO[:, None], last_BN[:, None]
+            inputs_B1NI = network_inputs(seen_B1NO, last_B1N, actions=spec.actions, ids_NK=self._ids_NK)
             hidden_B1NH, hidden_BNH = agents.remember(inputs_B1NI, hidden_BNH)
             talk = line.talk(agents, hidden_B1NH[:, 0], self._scene(frame, open_all, trust_BN))
             if watch is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
+from palmette.marl.envs.api import Spec
+
+Ids = Literal["agents", "roles", "none"]  # what an agent is told it is: itself, what it can do, or nothing
 _FRAMES = ("obs_EUNO", "state_EUS", "avail_EUNA", "news_EUNN")
 
 
@@ -41,9 +44,9 @@ class Episodes:
         """Return some of the episodes."""
         return self._map(lambda _, value: value[index_X])
 
-    def inputs(self, *, actions: int, ids: bool) -> Tensor:
+    def inputs(self, *, actions: int, ids_NK: Tensor | None) -> Tensor:
         """Return what the network is fed, inputs_EUNI: observation, last action as one-hot, and id if asked for."""
-        return network_inputs(self.obs_EUNO, _before(self.action_ETN), actions=actions, ids=ids)
+        return network_inputs(self.obs_EUNO, _before(self.action_ETN), actions=actions, ids_NK=ids_NK)
 
     def _map(self, change: Any) -> Self:
         return type(self)(**{each.name: change(each.name, getattr(self, each.name)) for each in fields(self)})
@@ -94,14 +97,24 @@ class Buffer:
         self.written = int(state["written"])
 
 
-def network_inputs(obs_BTNO: Tensor, last_BTN: Tensor, *, actions: int, ids: bool) -> Tensor:
-    """Return inputs_BTNI of observations and last actions; -1 stands for no action yet."""
+def names_of(spec: Spec, ids: Ids) -> tuple[int, ...]:
+    """Return what each agent is told to be, 0..K-1: itself, or its role; empty where it is told nothing."""
+    roles = spec.roles or (0,) * spec.agents
+    return {"agents": tuple(range(spec.agents)), "roles": roles, "none": ()}[ids]
+
+
+def identities(spec: Spec, ids: Ids) -> Tensor | None:
+    """Return the same as one-hot rows ids_NK; None where agents are told nothing."""
+    names = names_of(spec, ids)
+    return torch.nn.functional.one_hot(torch.tensor(names)).float() if names else None
+
+
+def network_inputs(obs_BTNO: Tensor, last_BTN: Tensor, *, actions: int, ids_NK: Tensor | None) -> Tensor:
+    """Return inputs_BTNI of observations, last actions (-1: none yet) and `identities`, if agents have any."""
     told = (last_BTN[..., None] == torch.arange(actions, device=last_BTN.device)).float()
     parts = [obs_BTNO.float(), told]
-    if ids:
-        agents = obs_BTNO.shape[2]
-        identity = torch.eye(agents, device=obs_BTNO.device)
-        parts.append(identity.expand(*obs_BTNO.shape[:2], agents, agents))
+    if ids_NK is not None:
+        parts.append(ids_NK.to(obs_BTNO.device).expand(*obs_BTNO.shape[:2], *ids_NK.shape))
     return torch.cat(parts, -1)
 
 

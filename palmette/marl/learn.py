@@ -13,7 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from palmette.marl.comm.api import Scene, Talk, best_actions
 from palmette.marl.envs.api import Spec
-from palmette.marl.episode import Episodes
+from palmette.marl.episode import Episodes, Ids, identities, names_of
 from palmette.marl.nets import MIXERS, Agents
 
 
@@ -23,7 +23,7 @@ class LearnConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     hidden: int = Field(default=64, ge=1, description="width of the agents' network")
-    ids: bool = Field(default=True, description="agents are told who they are")
+    ids: Ids = Field(default="agents", description="what agents are told they are: each itself, its role, or nothing")
     lr: float = Field(default=7e-4, gt=0, description="Adam's, of values")
     selector_lr: float = Field(default=1e-3, gt=0, description="Adam's, of a gate")
     gamma: float = Field(default=0.99, gt=0, le=1, description="discount of a step")
@@ -44,6 +44,7 @@ class Learner:
     def __init__(self, agents: Agents, mixer: Any, spec: Spec, config: LearnConfig, generator: torch.Generator) -> None:
         self.agents, self.mixer, self.spec, self.config = agents, mixer, spec, config
         self._generator = generator
+        self._ids_NK = identities(spec, config.ids)
         self._target_agents, self._target_mixer = copy.deepcopy(agents), copy.deepcopy(mixer)
         values, selector = agents.parts()
         self._values = [*values, *mixer.parameters()]
@@ -92,7 +93,7 @@ class Learner:
 
     def _look(self, episodes: Episodes, open_all: bool) -> tuple[Talk, Tensor]:
         """Return (what the network makes of every frame, target_ET); axes of the talk are E, U, then the rest."""
-        inputs_EUNI = episodes.inputs(actions=self.spec.actions, ids=self.config.ids)
+        inputs_EUNI = episodes.inputs(actions=self.spec.actions, ids_NK=self._ids_NK)
         talk = self._talk(self.agents, inputs_EUNI, episodes, open_all, learning=True)
         with torch.no_grad():
             target = self._talk(self._target_agents, inputs_EUNI, episodes, open_all, learning=False)
@@ -160,7 +161,7 @@ def lambda_returns(value_EU: Tensor, episodes: Episodes, *, gamma: float, td_lam
 
 def open_learner(spec: Spec, comm: Any, mixer: str, config: LearnConfig, generator: torch.Generator) -> Learner:
     """Return a learner with fresh networks; torch's own seed decides their weights."""
-    inputs = spec.obs_size + spec.actions + (spec.agents if config.ids else 0)
+    inputs = spec.obs_size + spec.actions + max(names_of(spec, config.ids), default=-1) + 1
     agents = Agents(inputs=inputs, hidden=config.hidden, comm=comm)
     return Learner(agents, MIXERS[mixer](spec.agents, spec.state_size), spec, config, generator)
 

@@ -33,7 +33,10 @@ class Team:
     """Agents that have been trained; playing changes nothing in them."""
 
     def __init__(self, recipe: MarlRecipe, weights: Mapping[str, Tensor], *, seed: int = 0) -> None:
-        """Open the network. Raises `UserError` for weights of another network, or a game that cannot be opened."""
+        """Open the network; `recipe` may be of a larger game than it was trained on, if agents go by their roles.
+
+        Raises `UserError` for weights of another network, or a game that cannot be opened.
+        """
         self.recipe, self.seed = recipe, seed
         training = Training(recipe, seed)
         self._spec, self._agents = training.spec, training.learner.agents

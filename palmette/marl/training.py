@@ -14,7 +14,7 @@ from palmette.marl.comm.api import Sizes
 from palmette.marl.comm.names import open_method
 from palmette.marl.envs.api import Spec
 from palmette.marl.envs.names import open_game
-from palmette.marl.episode import Buffer
+from palmette.marl.episode import Buffer, names_of
 from palmette.marl.learn import Learner, open_learner
 from palmette.marl.recipe import MarlRecipe
 
@@ -51,7 +51,13 @@ class Training:
         self._generator = torch.Generator().manual_seed(seed)
         self.game = open_game(recipe.game, recipe.game_config, batch=config.parallel, seed=seed)
         self.spec = spec = self.game.spec
-        sizes = Sizes(agents=spec.agents, actions=spec.actions, hidden=config.hidden, state=spec.state_size)
+        sizes = Sizes(
+            agents=spec.agents,
+            names=names_of(spec, config.ids) or (0,) * spec.agents,
+            actions=spec.actions,
+            hidden=config.hidden,
+            state=spec.state_size,
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             comm = open_method(recipe.method, sizes, recipe.method_config)

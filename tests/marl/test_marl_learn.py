@@ -101,7 +101,7 @@ def test_double_q_takes_the_online_choice_at_the_target_s_value():
     for parameter in learner.modules()["target_agents"].parameters():
         parameter.add_(torch.randn_like(parameter) * 0.3)
     _, target_ET = learner._look(episodes, False)
-    inputs_EUNI = episodes.inputs(actions=6, ids=True)
+    inputs_EUNI = episodes.inputs(actions=6, ids_NK=torch.eye(episodes.obs_EUNO.shape[2]))
     for episode in range(3):
         for step in range(int(episodes.live_ET[episode].sum())):
             expected = float(episodes.reward_ET[episode, step])
@@ -185,9 +185,9 @@ def test_a_gate_learns_what_its_labels_say():
 def test_what_the_learner_sees_is_what_was_played():
     """Hidden states of whole episodes in one call are those of step by step, in every copy."""
     game = Hallway(HallwayConfig(lengths=(2, 3), slack=2), batch=8, seed=2)
-    learner, collector, _ = started("full", game, config=SMALL.model_copy(update={"ids": False}))
+    learner, collector, _ = started("full", game, config=SMALL.model_copy(update={"ids": "none"}))
     episodes = collector.play(learner.agents, epsilon=0.0).episodes
-    inputs = episodes.inputs(actions=3, ids=False)
+    inputs = episodes.inputs(actions=3, ids_NK=None)
     talk = learner._talk(learner.agents, inputs, episodes, False, learning=False)
     greedy = talk.q_MNA.argmax(-1)[:, :-1]
     assert bool((greedy == episodes.action_ETN)[episodes.live_ET].all())

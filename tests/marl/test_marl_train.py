@@ -85,7 +85,7 @@ def test_a_reward_that_is_not_a_number_is_one_line():
     sizes = Sizes(agents=spec.agents, actions=spec.actions, hidden=8, state=spec.state_size)
     agents = Agents(inputs=spec.obs_size + spec.actions, hidden=8, comm=open_method("none", sizes))
     with pytest.raises(UserError, match="the game scout gave a reward that is not a number at step 3"):
-        Collector(game, torch.Generator(), ids=False).play(agents, epsilon=1.0)
+        Collector(game, torch.Generator(), ids="none").play(agents, epsilon=1.0)
 
 
 @pytest.mark.parametrize(

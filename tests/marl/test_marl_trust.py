@@ -13,6 +13,7 @@ from palmette.marl.channel import Channel
 from palmette.marl.comm.api import Scene, Sizes
 from palmette.marl.comm.names import METHODS, open_method
 from palmette.marl.envs.names import open_game
+from palmette.marl.envs.scout import ScoutConfig
 from palmette.marl.nets import Agents
 from palmette.marl.recipe import MarlRecipe
 from palmette.marl.team import Team
@@ -178,3 +179,39 @@ def test_a_team_is_evaluated_from_the_command_line(tmp_path, capsys):
     assert all(len(row["trust"]) == 5 and 0 <= row["score"] <= 1 for row in told["seeds"])
     assert main(["eval", "team", "--runs", str(tmp_path), "--liar", "5"]) == 2
     assert "agents 0 to 4" in capsys.readouterr().err
+
+
+def test_agents_that_go_by_roles_play_in_a_larger_team():
+    recipe = MarlRecipe.model_validate({**SMALL, "method": "t2mac_plus", "learn": {**SMALL["learn"], "ids": "roles"}})
+    weights = Training(recipe, 0).learner.agents.state_dict()
+    for scouts, hunters in ((4, 2), (3, 3), (5, 4)):
+        larger = recipe.model_copy(update={"scout": ScoutConfig(size=5, limit=6, scouts=scouts, hunters=hunters)})
+        assert 0 <= Team(larger, weights).test(episodes=8).measured.score <= 1
+
+
+def test_agents_that_go_by_themselves_do_not():
+    recipe = MarlRecipe.model_validate({**SMALL, "method": "t2mac_plus"})
+    weights = Training(recipe, 0).learner.agents.state_dict()
+    larger = recipe.model_copy(update={"scout": ScoutConfig(size=5, limit=6, scouts=4)})
+    with pytest.raises(UserError, match="not of t2mac_plus on scout"):
+        Team(larger, weights)
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"random"}))  # which draws anew
+def test_by_roles_nobody_is_told_apart_from_its_like(method):
+    """Swapping two scouts, what they saw and their links, swaps what the network says of them and nothing else."""
+    torch.manual_seed(0)
+    sizes = Sizes(agents=5, names=(0, 0, 0, 1, 1), actions=6, hidden=16, state=6)
+    comm = open_method(method, sizes, getattr(MarlRecipe(), method, None)).eval()
+    hidden, swapped = torch.randn(7, 5, 16), [1, 0, 2, 3, 4]
+    frame = open_game("scout", batch=7).reset()
+
+    def told(order):
+        scene = Scene(
+            avail_MNA=frame.avail_BNA,
+            generator=torch.Generator().manual_seed(0),
+            news_MNN=frame.news_BNN[:, order][:, :, order],
+        )
+        return comm(hidden[:, order], scene).q_MNA
+
+    torch.testing.assert_close(told(swapped), told([0, 1, 2, 3, 4])[:, swapped], atol=1e-5, rtol=1e-5)

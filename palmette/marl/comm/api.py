@@ -15,6 +15,7 @@ class Sizes:
     """What a network is built from: N agents, A actions, H hidden units, S numbers of state."""
 
     agents: int
+    names: tuple[int, ...] = ()  # how the others know each agent, from 0 on; empty: each by itself
     actions: int
     hidden: int
     state: int

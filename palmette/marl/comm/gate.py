@@ -18,7 +18,7 @@ class Gate(nn.Module):
         if budget is not None and budget >= sizes.agents:
             raise ValueError(f"a budget of {budget} receivers, and there are {sizes.agents - 1} others")
         self._threshold, self._budget = threshold, budget
-        self.score = Pairs(sizes.hidden, sizes.agents, 1)
+        self.score = Pairs(sizes, sizes.hidden, 1)
 
     def forward(self, hidden_MNH: Tensor) -> tuple[Tensor, Tensor]:
         """Return (logits_MNN, links_MNN): 1 where the probability is above the threshold and within the budget."""

@@ -36,8 +36,8 @@ class Maic(Plain):
         self.config = config
         hidden, latent = sizes.hidden, config.latent
         self.head = nn.Linear(hidden, sizes.actions)
-        self.model = Pairs(hidden, sizes.agents, 2 * latent)
-        self.told = Pairs(hidden, sizes.agents, hidden)
+        self.model = Pairs(sizes, hidden, 2 * latent)
+        self.told = Pairs(sizes, hidden, hidden)
         self.told_action = nn.Linear(sizes.actions, hidden, bias=False)
         self.posterior = nn.Linear(hidden, 2 * latent)
         self.by_sender, self.by_model = nn.Linear(hidden, hidden), nn.Linear(latent, hidden, bias=False)

@@ -1,26 +1,30 @@
-"""A network of every (sender, receiver) pair: two layers over [h_i, one-hot j]."""
+"""A network of every (sender, receiver) pair: two layers over [h_i, what j is]."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from palmette.marl.comm.api import Sizes
+
 
 class Pairs(nn.Module):
-    """f([h_i, id_j]) for all i and j.
+    """f([h_i, id_j]) for all i and j; id_j is what the others know j by, itself or its role (`Sizes.names`).
 
     The first layer is a sum of one part a sender and one a receiver, so no pair is ever written out before it.
     """
 
-    def __init__(self, hidden: int, agents: int, outputs: int) -> None:
+    def __init__(self, sizes: Sizes, hidden: int, outputs: int) -> None:
         super().__init__()
+        self._names = list(sizes.names or range(sizes.agents))
+        known = max(self._names) + 1
         self.sender = nn.Linear(hidden, hidden)
-        self.receiver_NH = nn.Parameter(torch.randn(agents, hidden) / (hidden + agents) ** 0.5)
+        self.receiver_KH = nn.Parameter(torch.randn(known, hidden) / (hidden + known) ** 0.5)
         self.out = nn.Linear(hidden, outputs)
 
     def inner(self, hidden_MNH: Tensor) -> Tensor:
         """Return the first layer's pairs_MNNH, sender before receiver."""
-        return torch.relu(self.sender(hidden_MNH)[:, :, None] + self.receiver_NH)
+        return torch.relu(self.sender(hidden_MNH)[:, :, None] + self.receiver_KH[self._names])
 
     def forward(self, hidden_MNH: Tensor) -> Tensor:
         """Return what the network says of each pair, _MNNX."""

@@ -45,7 +45,7 @@ class T2mac(nn.Module):
         super().__init__()
         self.config = config
         self.own = nn.Linear(sizes.hidden, sizes.actions)
-        self.send = Pairs(sizes.hidden, sizes.agents, sizes.actions)
+        self.send = Pairs(sizes, sizes.hidden, sizes.actions)
         self.gate = Gate(sizes, threshold=config.threshold, budget=config.budget)
         self.scale, self.bias = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(()))
 

@@ -22,6 +22,7 @@ class Spec:
     state_size: int
     limit: int  # no episode is longer, in steps
     score: Literal["won", "return"]  # what an episode is judged by: won or lost, or the sum of its rewards
+    roles: tuple[int, ...] = ()  # what each agent is, from 0 on; empty: all are the same
 
     @property
     def score_name(self) -> str:

@@ -48,6 +48,7 @@ class Scout:
             state_size=2 * config.hunters + 2,
             limit=config.limit,
             score="won",
+            roles=(0,) * config.scouts + (1,) * config.hunters,
         )
         self._avail_BNA = torch.ones(batch, agents, 6, dtype=torch.bool, device=device)
         self._avail_BNA[:, : config.scouts, 1:] = False

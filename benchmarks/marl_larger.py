@@ -1,0 +1,107 @@
+"""Generalisation: teams trained as 3 scouts and 2 hunters that go by their roles, tested in games they never saw.
+
+    python benchmarks/marl.py --games scout-roles --models DIR
+    python benchmarks/marl_larger.py --models DIR [--episodes 1024] [--json PATH] [--quick]
+
+Rows are ``{method, seed, scouts, hunters, size, sight, score, comm_rate}``. Nothing is trained here. A method whose
+network depends on the number of agents (MASIA's decoder of the state) is left out, by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from marl import GAMES, train
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+
+from palmette.errors import UserError
+from palmette.marl.recipe import MarlRecipe
+from palmette.marl.team import Team
+from palmette.run import write_atomic
+
+Row = dict[str, Any]
+
+TRAINED = "scout-roles"
+TESTS: dict[str, dict[str, int]] = {
+    "as trained": {},
+    "4 scouts": {"scouts": 4},
+    "5 scouts": {"scouts": 5},
+    "3 hunters": {"hunters": 3},
+    "4 hunters": {"hunters": 4},
+    "sight 0": {"sight": 0},
+    "sight 2": {"sight": 2},
+}
+
+
+def main() -> None:
+    """Test what is there and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, help="what benchmarks/marl.py wrote")
+    parser.add_argument("--episodes", type=int, default=1024)
+    parser.add_argument("--json", type=Path, help="write rows here")
+    parser.add_argument("--quick", action="store_true", help="one method, hardly trained")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        if options.quick:
+            options.models, options.episodes = Path(scratch), 64
+            trained = train(TRAINED, "t2mac_plus", 0, [], steps=2000)
+            assert trained is not None
+            write_atomic(options.models / TRAINED / "t2mac_plus-0.safetensors", to_bytes(trained[1]))
+        if not options.models or not (options.models / TRAINED).is_dir():
+            parser.error(f"--models DIR is missing: `python benchmarks/marl.py --games {TRAINED} --models DIR` first")
+        rows = list(measure(options.models / TRAINED, options.episodes))
+    if options.json:
+        write_atomic(options.json, json.dumps(rows, indent=1) + "\n")
+    show(rows)
+
+
+def measure(models: Path, episodes: int) -> Iterator[Row]:
+    """Yield a row for each team and test."""
+    for path in sorted(models.glob("*.safetensors")):
+        method, _, seed = path.stem.rpartition("-")
+        if method == "random":  # at a rate that the weights do not tell
+            continue
+        for changes in TESTS.values():
+            recipe = MarlRecipe.model_validate({**GAMES[TRAINED], "kind": "marl", "method": method, "scout": changes})
+            try:
+                tested = Team(recipe, load_file(path), seed=int(seed)).test(episodes=episodes).measured
+            except UserError as error:
+                print(f"{path.stem} with {changes}: {str(error).splitlines()[0]}")
+                continue
+            yield {
+                "method": method,
+                "seed": int(seed),
+                **recipe.scout.model_dump(include={"scouts", "hunters", "size", "sight"}),
+                "score": round(tested.score, 4),
+                "comm_rate": round(tested.comm_rate, 4),
+            }
+
+
+def show(rows: Iterable[Row]) -> None:
+    """Print the median score over seeds, a line a method, and the share of links beside it."""
+    rows = list(rows)
+    print(f"{'method':12}{'seeds':>6}" + "".join(f"{name:>18}" for name in TESTS))
+    for method in dict.fromkeys(row["method"] for row in rows):
+        line = f"{method:12}{len({row['seed'] for row in rows if row['method'] == method}):6}"
+        for changes in TESTS.values():
+            wanted = {**MarlRecipe().scout.model_dump(include={"scouts", "hunters", "size", "sight"}), **changes}
+            mine = [row for row in rows if row["method"] == method and wanted.items() <= row.items()]
+            shown = "-"
+            if mine:
+                score, rate = (statistics.median(row[name] for row in mine) for name in ("score", "comm_rate"))
+                shown = f"{score:.3f} ({rate:.0%})"
+            line += f"{shown:>18}"
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
