@@ -19,6 +19,7 @@ from pathlib import Path
 from palmette.envs.web.judge.browser import Browser
 from palmette.envs.web.judge.looks import SCORES, judged
 from palmette.envs.web.judge.page import SIZES, Page
+from palmette.envs.web.judge.site import Site
 from palmette.envs.web.judge.view import view
 
 PAGES = Path(__file__).parents[1] / "tests" / "envs" / "looks"
@@ -79,7 +80,7 @@ def compare(names: tuple[str, ...], spoils: dict[str, str], sizes: tuple[str, ..
 def look(browser: Browser, root: Path, text: str, size: str) -> Scores:
     """Return the scores of one page."""
     (root / "page.html").write_text(text)
-    page = Page(browser, str(root), size)
+    page = Page(browser, Site(str(root)), size)
     try:
         page.open("page.html")
         return judged(view(page))

@@ -16,6 +16,7 @@ from palmette.envs.web.judge.browser import MISSING, Browser, find_browser
 from palmette.envs.web.judge.looks import SCORES, judged
 from palmette.envs.web.judge.page import Page
 from palmette.envs.web.judge.png import read_png
+from palmette.envs.web.judge.site import Site
 from palmette.envs.web.judge.view import view
 
 PAGES = Path(__file__).parent / "looks"
@@ -31,7 +32,7 @@ def test_spoilt_pages_rank_below_their_originals(tmp_path: Path) -> None:
 
     def look(text: str) -> dict[str, float]:
         (tmp_path / "page.html").write_text(text)
-        page = Page(browser, str(tmp_path))
+        page = Page(browser, Site(str(tmp_path)))
         page.open("page.html")
         scores = judged(view(page))
         page.close()

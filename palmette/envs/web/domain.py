@@ -1,26 +1,45 @@
-"""Composes tasks of web pages: tier 1 is one small change of a small page, tier 2 two or three of them."""
+"""Composes tasks of web pages: tier 1 is one small change of a small page, tier 2 two or three of them.
+
+Tier 3 is a component with behaviour, tier 4 a chart of given numbers or a deck of slides, tier 5 a site of several
+pages, tier 6 a game. From tier 3 on held-out tasks are of families that training never sees; in tiers 5 and 6 the
+reward is also how the pages look, up to a bar.
+"""
 
 from __future__ import annotations
 
 import random
+from typing import Any
 
-from palmette.envs.api import Draft, Split, Step
+from palmette.envs.api import INTENTS, Draft, Split, Step
 from palmette.envs.terminal.goals import Names
+from palmette.envs.terminal.job import heredoc
+from palmette.envs.web.briefs import BRIEFS
 from palmette.envs.web.changes import CHANGES, Change, Stub, make_stub, unchanged
 from palmette.envs.web.plan import EVIDENCE, MEMORY_MB, PIDS, QUIET, STORAGE_MB, Goal, Plan, opened
 
-_VERIFIER_S = 90.0
+LOOKS_BAR = 0.85  # of the least overall score of a page; the references pass it at both sizes
+_LOOKED = (5, 6)
+_AGENT_S = 600.0
+_ROOM: dict[str, Any] = {
+    "verifier_timeout_s": 90.0,
+    "memory_mb": MEMORY_MB,
+    "storage_mb": STORAGE_MB,
+    "pids": PIDS,
+    "evidence": EVIDENCE,
+}
 
 
 class Web:
     """Pages to change and pages to make, judged as a browser renders them."""
 
     name = "web"
-    tiers: tuple[int, ...] = (1, 2)
+    tiers: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
 
     def draft(self, rng: random.Random, *, tier: int, split: Split, name: str) -> Draft:
         """Return a task over names of `split`."""
         names = Names(rng, split)
+        if tier in BRIEFS:
+            return self._of_brief(names, tier=tier, split=split, name=name)
         return self._of_changes(names, tier=tier, split=split, name=name)
 
     def _of_changes(self, n: Names, *, tier: int, split: Split, name: str) -> Draft:
@@ -44,11 +63,39 @@ class Web:
             tier=tier,
             split=split,
             skills=tuple(change.skill for change in changes),
-            verifier_timeout_s=_VERIFIER_S,
-            memory_mb=MEMORY_MB,
-            storage_mb=STORAGE_MB,
-            pids=PIDS,
-            evidence=EVIDENCE,
+            **_ROOM,
+        )
+
+    def _of_brief(self, n: Names, *, tier: int, split: Split, name: str) -> Draft:
+        brief = n.rng.choice(BRIEFS[tier][split])(n)
+        looked = tier in _LOOKED
+        plan = Plan(
+            goals=brief.goals,
+            needs=list(brief.reference),
+            kept=brief.given,
+            reward="all_times_looks" if looked else "all",
+            looks=brief.pages if looked else (),
+            looks_bar=LOOKS_BAR,
+        )
+        phrasings = {level: brief.told(level) for level in INTENTS}
+        calls = [
+            Step(tool="bash", arguments={"command": heredoc(path, text)}, observation="(no output)")
+            for path, text in brief.reference.items()
+        ]
+        return Draft(
+            name=name,
+            domain=self.name,
+            instruction=phrasings["request"],
+            phrasings=phrasings,
+            files={".keep": "", **brief.given},
+            test_files=plan.files(),
+            steps=(*calls, Step(tool="submit", arguments={}, observation="submitted")),
+            tier=tier,
+            split=split,
+            skills=(brief.family,),
+            template=f"web/{brief.family}",
+            agent_timeout_s=_AGENT_S,
+            **_ROOM,
         )
 
 

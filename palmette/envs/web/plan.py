@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,16 @@ EVIDENCE = ("report.json", "desktop.png", "phone.png")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What is to hold in a fresh tab of one size: steps that look and act, in order; the first opens a page."""
+    """What is to hold in a fresh tab of one size: steps that look and act, in order; the first opens a page.
+
+    The files in `instead` are served in place of those of the site: a page that reads its data shows other data then.
+    """
 
     name: str
     steps: Sequence[Step]
     size: str = "desktop"
     within_s: float = 1.0  # how long a look is tried again
+    instead: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +54,7 @@ class Plan:
 
     def files(self) -> dict[str, str]:
         """Return the files of `tests/`."""
-        goals = [
-            {"name": goal.name, "size": goal.size, "within_s": goal.within_s, "steps": list(goal.steps)}
-            for goal in self.goals
-        ]
+        goals = [{**asdict(goal), "steps": list(goal.steps), "instead": dict(goal.instead)} for goal in self.goals]
         plan = {
             "workdir": "/app",
             "limit_s": self.limit_s,
@@ -88,6 +89,16 @@ def see(selector: str, **what: Any) -> Step:
 def click(selector: str, **what: Any) -> Step:
     """Click the only element that matches."""
     return {"do": "click", "selector": selector, **what}
+
+
+def press(key: str, **how: Any) -> Step:
+    """Press a key, on what has the focus."""
+    return {"do": "press", "key": key, **how}
+
+
+def typed(selector: str, text: str, **how: Any) -> Step:
+    """Click a field and type into it, at its end; with `anew` what was in it goes first."""
+    return {"do": "type", "selector": selector, "text": text, **how}
 
 
 QUIET: Step = {"do": "quiet"}

@@ -1,7 +1,8 @@
 """Judges a site by its plan: `main` is run by tests/test.sh, with this package beside it.
 
 /tests/checks.json: {"workdir", "limit_s", "load_s", "needs": [path], "kept": {path: text}, "given": {path: text},
-"goals": [{"name", "size", "within_s", "steps": [{"do": ...}, ...]}], "looks": [path], "looks_bar", "reward"}; see
+"goals": [{"name", "size", "within_s", "instead": {path: text}, "steps": [{"do": ...}, ...]}], "looks": [path],
+"looks_bar", "reward"}; see
 `palmette.envs.web.plan`. A goal is a tab of its own. The plan is taken into memory, and /tests is emptied, before a
 page is opened. What was seen is left in /logs/verifier: report.json and PNGs by size.
 """
@@ -80,7 +81,7 @@ def _looks(browser: Browser, plan: dict, ends: float) -> dict[str, dict[str, dic
     found: dict[str, dict[str, dict[str, float]]] = {}
     for path in plan.get("looks", ()):
         for size in SIZES:
-            page = Page(browser, plan["workdir"], size, load_s=plan.get("load_s", 10.0))
+            page = Page(browser, Site(plan["workdir"]), size, load_s=plan.get("load_s", 10.0))
             try:
                 page.open(path)
                 found.setdefault(path, {})[size] = judged(view(page))
@@ -96,7 +97,7 @@ def _looks(browser: Browser, plan: dict, ends: float) -> dict[str, dict[str, dic
 
 def _goal(browser: Browser, plan: dict, goal: dict, ends: float, shots: set) -> str:
     size = goal.get("size", "desktop")
-    page = Page(browser, plan["workdir"], size, load_s=plan.get("load_s", 10.0))
+    page = Page(browser, Site(plan["workdir"], goal.get("instead")), size, load_s=plan.get("load_s", 10.0))
     try:
         for number, step in enumerate(goal["steps"]):
             if time.monotonic() > ends:

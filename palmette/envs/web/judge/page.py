@@ -42,10 +42,10 @@ class Missed(Exception):
 class Page:
     """A tab of its own, with nothing kept from others. `notes` are what a well-behaved page does not cause."""
 
-    def __init__(self, browser: Browser, root: str, size: str = "desktop", *, load_s: float = 10.0) -> None:
-        """Open a tab of one of `SIZES`, in which a page may take `load_s` to load."""
+    def __init__(self, browser: Browser, site: Site, size: str = "desktop", *, load_s: float = 10.0) -> None:
+        """Open a tab of one of `SIZES` for a site; a page may take `load_s` to load."""
         self.browser = browser
-        self.site = Site(root)
+        self.site = site
         self.width, self.height = SIZES[size]
         self.notes: list[str] = []
         self.load_s = 0.0
@@ -54,6 +54,7 @@ class Page:
         self._left = ""
         self._navigations = 0
         self._seen: Seen | None = None
+        self._drawn: set[tuple[int, str, str]] = set()  # texts whose pixels have been looked at
         self._session = ""
         browser.on_event = self._on_event
         self._context = browser.call("Target.createBrowserContext")["browserContextId"]
@@ -140,8 +141,11 @@ class Page:
         allowed = (*self.seen().subtree(node), *self.seen().ancestors(node))  # beside a thin line is what is around it
         if self._hit(spot) not in {each.backend for each in allowed}:
             return "is covered by something else"
-        if self.seen().text(node) and self._is_flat(node):
+        text = self.seen().text(node)
+        drawn = (node.backend, text, node.style.get("color", ""))
+        if text and drawn not in self._drawn and self._is_flat(node):
             return "has text of the colour of what is behind it"
+        self._drawn.add(drawn)
         return ""
 
     def click(self, node: Node) -> None:
@@ -149,13 +153,17 @@ class Page:
         spot = self._spot(node)
         if spot is None or node.style.get("visibility") != "visible":
             raise Missed(f"{_called(node)} cannot be clicked: it has no place on the screen")
-        hit = self._hit(spot)
-        if hit not in {each.backend for each in self.seen().subtree(node)}:
+        if self.is_covered(node):
             raise Missed(f"{_called(node)} cannot be clicked: something covers it")
         self._mouse("mouseMoved", spot)
         self._mouse("mousePressed", spot, button="left", clickCount=1)
         self._mouse("mouseReleased", spot, button="left", clickCount=1)
         self._acted()
+
+    def is_covered(self, node: Node) -> bool:
+        """Say whether a click on the middle of an element would hit something else; scrolls to it."""
+        spot = self._spot(node)
+        return spot is None or self._hit(spot) not in {each.backend for each in self.seen().subtree(node)}
 
     def hover(self, node: Node) -> None:
         """Move the pointer over an element. Raises `Missed`."""

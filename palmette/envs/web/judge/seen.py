@@ -15,6 +15,7 @@ STYLES = (
     "overflow-x",
     "overflow-y",
     "color",
+    "fill",
     "background-color",
     "background-image",
     "font-size",

@@ -39,8 +39,10 @@ class NotServed(Exception):
 class Site:
     """Answers requests of one page; remembers what was `refused`, what was `missing` and how many `bytes` went out."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, instead: dict[str, str] | None = None) -> None:
+        """Serve what is below `root`, but of the paths in `instead` what is given there."""
         self.root = os.path.realpath(root)
+        self.instead = instead or {}
         self.refused: list[str] = []
         self.missing: list[str] = []
         self.bytes = 0
@@ -63,6 +65,8 @@ class Site:
     def read(self, path: str) -> bytes:
         """Return the file that a path of a URL names; a folder is its index.html. Raises `NotServed`."""
         name = os.path.normpath("/" + unquote(path)).lstrip("/")
+        if name in self.instead:
+            return self.instead[name].encode()
         place = os.path.join(self.root, name)
         if os.path.isdir(place):
             place = os.path.join(place, "index.html")

@@ -37,11 +37,14 @@ def perform(page: Page, step: dict, ends: float, within_s: float = 1.0) -> None:
 def _see(page: Page, step: dict) -> None:
     """Elements are there, can be seen, and have these texts, values, attributes and computed styles.
 
-    {selector, count, text | texts | contains | matches, value, attributes, style, styles_differ, hidden}
+    {selector, with_text, only_visible, count, text | texts | contains | matches, value, attributes, style, visible}; of
+    `only_visible`, those that cannot be seen do not count.
     """
     found = page.find(step["selector"], tuple(step.get("style", ())))
     if "with_text" in step:
         found = [node for node in found if page.seen().text(node) == step["with_text"]]
+    if step.get("only_visible"):
+        found = [node for node in found if not page.seen().hidden(node, page.width)]
     what = step["selector"]
     if "count" in step and len(found) != step["count"]:
         raise Missed(f"{what}: {len(found)} elements, expected {step['count']}")
@@ -52,7 +55,7 @@ def _see(page: Page, step: dict) -> None:
             raise Missed(f"{what} {why}")
     _texts(page, step, found)
     for node in found:
-        if "value" in step and node.input_value != step["value"]:
+        if "value" in step and (node.input_value or "") != step["value"]:
             raise Missed(f"{what} has the value {node.input_value!r}, expected {step['value']!r}")
         for name, want in step.get("attributes", {}).items():
             if node.attributes.get(name) != want:
@@ -80,6 +83,12 @@ def _unseen(page: Page, step: dict) -> None:
     for node in page.find(step["selector"]):
         if not page.seen().hidden(node, page.width):
             raise Missed(f"{step['selector']} can be seen")
+
+
+def _covered(page: Page, step: dict) -> None:
+    """A click on {selector} would hit something else."""
+    if not page.is_covered(page.one(step["selector"])):
+        raise Missed(f"{step['selector']} can still be clicked")
 
 
 def _title(page: Page, step: dict) -> None:
@@ -162,6 +171,7 @@ ACTIONS: dict[str, Callable[[Page, dict], None]] = {
 LOOKS: dict[str, Callable[[Page, dict], None]] = {
     "see": _see,
     "unseen": _unseen,
+    "covered": _covered,
     "title": _title,
     "at": _at,
     "quiet": _quiet,

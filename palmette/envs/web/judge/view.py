@@ -94,7 +94,7 @@ def _ratio(seen: Seen, node: Node) -> float:
                 count = len(stops)
                 mixed = tuple(sum(stop[i] for stop in stops) / count for i in range(4))
                 behind = colour.over((mixed[0], mixed[1], mixed[2], mixed[3]), behind)
-    ink = colour.parse(node.style.get("fill") if node.name == "text" and "fill" in node.style else node.style["color"])
+    ink = colour.parse(node.style.get("fill" if node.name in ("text", "tspan") else "color", ""))
     front = colour.over((*ink[:3], ink[3] * seen.opacity(node)), behind)
     return colour.contrast(front, behind)
 
