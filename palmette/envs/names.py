@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from palmette.envs.api import Domain
+from palmette.envs.general.domain import General
 from palmette.envs.search.domain import Search
 from palmette.envs.swe.domain import Swe
 from palmette.envs.terminal.domain import Terminal
 from palmette.envs.web.domain import Web
 from palmette.errors import UserError, suggest
 
-DOMAINS: dict[str, Domain] = {"terminal": Terminal(), "swe": Swe(), "web": Web(), "search": Search()}
+DOMAINS: dict[str, Domain] = {
+    "terminal": Terminal(),
+    "swe": Swe(),
+    "web": Web(),
+    "search": Search(),
+    "general": General(),
+}
 
 
 def domain(name: str) -> Domain:

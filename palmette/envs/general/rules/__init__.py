@@ -1,0 +1,1 @@
+"""Instruction following: texts under many constraints at once, each checked by a pure function."""

@@ -1,0 +1,81 @@
+"""Writes a customer's visit wish by wish: what they say, what is right to do, and what they must be told."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from palmette.envs.api import Split
+from palmette.envs.general.talk.scene import SAY, told
+from palmette.envs.words import word
+
+REFUSED = (
+    r"\b(cannot|can't|can not|unable|not able|not possible|impossible|not allowed|sorry|unfortunately|not eligible"
+    r"|not permitted|policy|won't|will not)\b"
+)
+CONFIRMS = r"\b(confirm|shall i|should i|proceed|go ahead|would you like|do you want|correct\?|right\?|sure)"
+Act = tuple[str, ...]
+
+
+class Visit:
+    """A visit under construction; `acts` and `stages` are in the order in which they will happen.
+
+    The first wish is what the customer opens with. A wish ends with the clerk's report; the next one follows.
+    """
+
+    def __init__(self, rng: random.Random, split: Split) -> None:
+        self.rng = rng
+        self.split: Split = split
+        self.taken: set[str] = set()
+        self.acts: list[Act] = []
+        self.stages: list[dict[str, Any]] = []
+        self.knows: list[dict[str, str]] = []
+        self.says: list[dict[str, Any]] = []
+        self.skills: list[str] = []
+
+    def name(self) -> str:
+        """Return an unused name of a person or place."""
+        return word(self.rng, self.split, taken=self.taken).capitalize()
+
+    def number(self) -> str:
+        """Return an unused number of an order, a booking or the like."""
+        return f"{word(self.rng, self.split, taken=self.taken)}-{self.rng.randint(100, 999)}"
+
+    def know(self, pattern: str, say: str) -> None:
+        """Let the customer tell something to whoever asks for it."""
+        self.knows.append({"if": pattern, "say": say})
+
+    def wish(
+        self, say: str, acts: Sequence[Act], report: str, *, skill: str, rules: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        """Add a wish that is done, and reported."""
+        self.stages.append({"say": say, "rules": list(rules)})
+        self.acts += [*acts, (SAY, report)]
+        self.skills.append(skill)
+
+    def refused(self, say: str, push: str, acts: Sequence[Act], report: str, *, skill: str) -> None:
+        """Add a wish that must be refused: the customer pushes once, then gives in."""
+        here = len(self.stages)
+        rules = [{"if": REFUSED, "say": push}, {"if": REFUSED, "say": "All right, then leave it.", "go": here + 1}]
+        self.stages.append({"say": say, "rules": rules})
+        self.acts += [*acts, (SAY, report), (SAY, f"I am sorry, it is not possible. {report}")]
+        self.skills.append(skill)
+
+    def changed(self, say: str, ask: str, later: str) -> None:
+        """Add a wish that the customer takes back when asked to confirm; what they want instead comes next."""
+        here = len(self.stages)
+        self.stages.append({"say": say, "rules": [{"if": CONFIRMS, "say": later, "go": here + 1}]})
+        self.acts.append((SAY, ask))
+        self.skills.append("change of mind")
+
+    def question(self, say: str, answer: str, among: Sequence[str], report: str, *, most: int = 2) -> None:
+        """Add a question; the answer counts if it is given there, without naming many others."""
+        self.says.append(told(answer, among=among, most=most, stage=len(self.stages)))
+        self.stages.append({"say": say, "rules": []})
+        self.acts.append((SAY, report))
+        self.skills.append("required information")
+
+    def customer(self, device: Sequence[dict[str, str]] = ()) -> dict[str, Any]:
+        """Return the customer as data."""
+        return {"stages": self.stages, "knows": self.knows, "device": list(device), "most": 20 + 6 * len(self.stages)}
