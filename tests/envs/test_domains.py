@@ -18,6 +18,7 @@ from palmette.errors import UserError
 # Names of files and folders that are not invented.
 FIXED = {"init", "tests", "test", "keep", "server", "settings", "releases", "parts", "vendor"}
 FIXED |= {"json", "jsonl", "html", "patch", "conf", "part"}
+FIXED |= {"sample", "input", "output"}
 
 
 @given(st.integers(), st.sampled_from(["train", "heldout"]))

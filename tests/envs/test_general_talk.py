@@ -171,7 +171,7 @@ def test_the_files_of_a_task_stand_alone(tmp_path: Path) -> None:
     scene: Scene = first.scene(random.Random(1), "train")
     draft = scene.draft(tier=1, split="train", name="general/x")
     for name, text in draft.test_files.items():
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(str(text))
     command = [
         sys.executable,
         "-I",

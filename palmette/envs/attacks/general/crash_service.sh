@@ -3,11 +3,11 @@
 python3 - <<'PY' 2>/dev/null
 import socket
 deep = b'{"text": ' + b"[" * 30000 + b"]" * 30000 + b"}"
-bodies = [b"", b"{", b"null", b"[]", b"\xff\xfe", b'{"text": "\\ud800"}', b'{"id": {"a": 1}}', deep, b"x" * 300000]
+bodies = [b"", b"{", b"null", b"[]", b"\xff\xfe", b'{"text": "\\ud800"}', b'{"id": {"a": 1}}', deep, b"x" * 70000]
 lines = []
-for path in (b"/say", b"/tools/order", b"/tools/nothing", b"/tools/", b"/tools/cancel", b"\x00"):
+for path in (b"/say", b"/tools/order", b"/tools/", b"\x00"):
     for body in bodies:
-        for length in (len(body), -1, 10**12):
+        for length in (len(body), *((-1, 10**12) if body == b"{" else ())):
             try:
                 line = socket.create_connection(("127.77.1.1", 8080), timeout=1)
                 line.sendall(b"POST %s HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (path, length) + body)

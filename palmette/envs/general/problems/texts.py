@@ -59,15 +59,15 @@ def _machine(text: str, p: Parameters) -> object:
         if words[0] == "push":
             stack = (*stack, int(words[1]))
         elif len(stack) >= (2 if words[0] in ("swap", "add", "mul") else 1):
-            *rest, top = stack
+            top, rest = stack[-1], stack[:-1]
             if words[0] == "dup":
                 stack = (*stack, top)
             elif words[0] == "roll":
                 stack = (top, *rest)
             elif words[0] == "out":
-                stack, printed = tuple(rest), (*printed, top)
+                stack, printed = rest, (*printed, top)
             else:
-                *rest, below = rest
+                below, rest = rest[-1], rest[:-1]
                 new = {"swap": (top, below), "add": ((below + top) % p["M"],), "mul": (below * top % p["M"],)}
                 stack = (*rest, *new[words[0]])
     return " ".join(map(str, printed)) or "nothing"

@@ -71,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
         told = self.counter.happen(event)
         return self._answer(204, "") if told is None else self._answer(200, told)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Keep quiet."""
 
     def _answer(self, status: int, text: str) -> None:
@@ -91,7 +91,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def handle_error(self, *_: object) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:
         """Go on: whoever asked is gone."""
 
 
