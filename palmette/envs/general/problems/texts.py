@@ -52,8 +52,8 @@ def machine(text: str, p: Parameters) -> object:
 
 def _machine(text: str, p: Parameters) -> object:
     """The same with tuples that are never changed."""
-    stack: tuple[int, ...] = ()
-    printed: tuple[int, ...] = ()
+    stack = tuple[int, ...]()
+    printed = tuple[int, ...]()
     for line in text.splitlines()[1:]:
         words = line.split()
         if words[0] == "push":
