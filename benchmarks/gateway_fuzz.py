@@ -48,6 +48,7 @@ GOOD: dict[str, dict[str, Any]] = {
             {"role": "tool", "tool_call_id": "c", "content": "t"},
         ],
         "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": TOOL}}],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
         "stream": True,
         "stream_options": {"include_usage": True},
         "max_tokens": 5,
@@ -73,6 +74,7 @@ GOOD: dict[str, dict[str, Any]] = {
         ],
         "stream": True,
         "text": {"format": {"type": "text"}},
+        "tool_choice": "required",
         "max_output_tokens": 5,
     },
     "/v1/messages": {
@@ -92,7 +94,7 @@ GOOD: dict[str, dict[str, Any]] = {
             {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": "t"}]},
         ],
         "tools": [{"name": "f", "description": "d", "input_schema": TOOL}],
-        "tool_choice": {"type": "auto"},
+        "tool_choice": {"type": "any"},
         "stream": True,
     },
     "/v1beta/models/m:streamGenerateContent?alt=sse": {
@@ -103,7 +105,7 @@ GOOD: dict[str, dict[str, Any]] = {
             {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {"output": "t"}}}]},
         ],
         "tools": [{"functionDeclarations": [{"name": "f", "parameters": {"type": "OBJECT"}}]}],
-        "toolConfig": {"functionCallingConfig": {"mode": "AUTO"}},
+        "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["f"]}},
         "generationConfig": {"maxOutputTokens": 5, "temperature": 1, "topK": 64, "responseLogprobs": True},
     },
 }

@@ -14,6 +14,7 @@ from palmette.chat.form import Form, find_form, schema, tell
 from palmette.chat.live import Live
 from palmette.chat.message import Message, Tool
 from palmette.chat.mould import Moulds
+from palmette.chat.opening import PROBE, Shape, find_shape, opening
 from palmette.chat.parse import BEGINNINGS, BEGINNINGS_AT_START, hermes, read, syntaxes_of
 from palmette.chat.stand_in import Going, is_time_to_ask, probes, stand_in
 from palmette.errors import UserError
@@ -55,10 +56,11 @@ class Renderer:
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((end, *ends)))
         self._form = find_form(self._try)
         self._syntaxes = (hermes,) if self._form.calls_in_text else syntaxes_of(self._template)
-        opening = self._render([Message(role="user", content=_PROBE)], (), generation=True)
-        self._thinking = opening.rstrip().endswith(self._control.seal("<think>"))
+        begun = self._render([Message(role="user", content=_PROBE)], (), generation=True)
+        self._thinking = begun.rstrip().endswith(self._control.seal("<think>"))
         self._local = self._goes_on_locally()
         self._moulds = self._make_moulds()
+        self._shape: Shape | None = None  # of calls, once somebody must make one
         self.vocab_size: int = len(tokenizer)
         self.hash: str = self._hash()
 
@@ -135,6 +137,17 @@ class Renderer:
         if full[: len(prompt)] == prompt:
             return full[len(prompt) :]
         return self._control.encode(whole[len(before) : end.end()])  # the two would merge across the border
+
+    def call_opening(self, names: Sequence[str]) -> list[int]:
+        """Return the ids, as many as can be told yet, of an answer that begins with a call of one of the tools `names`.
+
+        Raises `TemplateRefused` for a template that writes no calls which could be read back.
+        """
+        self._shape = self._shape or self._find_shape()
+        ids = opening(self._shape, names, self._control.hide, self._control.encode)
+        if not ids:
+            raise TemplateRefused(f"{self.source}: the calls of this template have no common beginning")
+        return ids
 
     def parse(self, completion_ids: Sequence[int]) -> Message:
         """Return the assistant message that was sampled, without its stop token; see `palmette.chat.parse`.
@@ -289,6 +302,20 @@ class Renderer:
         if _PROBE not in text or end is None or text[start : end.start()].strip():
             raise UserError(f"{self.source}: the chat template ends no assistant turn with a control token; mend it")
         return self._control.id_of(end[0])
+
+    def _find_shape(self) -> Shape:
+        """Return what the template writes around a call. Raises `TemplateRefused`."""
+        user = [Message(role="user", content="?")]
+        try:
+            before = self._render(user, (), generation=True)
+            whole = self._render([*user, PROBE], (), generation=False)
+            written = whole[len(before) : self._turn_end(before, whole).start()]
+        except PrefixBroken as broken:
+            raise TemplateRefused(str(broken)) from None
+        shape = find_shape(written)
+        if shape is None or self.parse(self._control.encode(written)).tool_calls != PROBE.tool_calls:
+            raise TemplateRefused(f"{self.source}: the template writes no calls that could be read back")
+        return shape
 
     def _hash(self) -> str:
         parts = [json.loads(self._backend.to_str()), self._template, self._tokenizer.special_tokens_map]

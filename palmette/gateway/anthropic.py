@@ -9,12 +9,14 @@ from typing import Any
 import orjson
 
 from palmette.chat.live import Said
+from palmette.chat.message import Tool
 from palmette.chat.template import Renderer
 from palmette.engine.api import FinishReason
 from palmette.gateway import sse
 from palmette.gateway.anthropic_messages import read_messages, read_system, read_tools
 from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
+from palmette.gateway.choice import Choice, Mode, choose
 from palmette.gateway.dialect import Dialect, Growth
 from palmette.gateway.fields import (
     Fate,
@@ -26,15 +28,16 @@ from palmette.gateway.fields import (
     read_number,
     read_object,
     read_stops,
+    read_string,
 )
-from palmette.gateway.refusal import ContextRefusal, Refusal
+from palmette.gateway.refusal import ContextRefusal, Refusal, malformed
 from palmette.gateway.told import NOTHING, Told
 
 FIELDS: dict[str, Fate] = {
     "messages": "honoured",
     "system": "honoured",
     "tools": "honoured",  # the client's own; server tools, but those that this table's reader names, are refused
-    "tool_choice": "honoured",  # "none" hides the tools; "any" and a named tool are read as "auto"
+    "tool_choice": "honoured",  # see palmette/gateway/choice.py for what can be demanded
     "max_tokens": "honoured",  # the least of it, the session's and the engine's bound; may be left out
     "stop_sequences": "honoured",  # see palmette/gateway/stops.py for what stays exact
     "stream": "honoured",
@@ -48,7 +51,7 @@ FIELDS: dict[str, Fate] = {
     "output_format": "refused",
     "thinking": "ignored",  # a model that reasons does so; blocks that come back are read as reasoning
     "context_management": "ignored",  # agents that ask for it also manage without
-    "output_config": "ignored",
+    "output_config": "honoured",  # a `format` is refused; the rest of it (effort) is ignored
     "metadata": "ignored",
     "cache_control": "ignored",  # here and on every block
     "service_tier": "ignored",
@@ -112,13 +115,13 @@ def read(body: bytes, told: Told = NOTHING) -> MessagesRequest:
     """Parse a request body behind what was `told`. Raises `Refusal` (400) naming the field that is wrong."""
     fields = read_object(read_json(body, "body"), "body")
     check_table(fields, FIELDS, _ALLOWED)
-    choice = fields.get("tool_choice")
-    hidden = choice is not None and read_object(choice, "tool_choice").get("type") == "none"
-    tools = read_tools(fields)
+    _check_format(fields)
+    choice = _choice(fields.get("tool_choice"), read_tools(fields))
     system, told = read_system(fields.get("system")), read_messages(fields, told)
     ask = Ask(
         messages=(*system, *told.messages),
-        tools=() if hidden else tools,
+        tools=choice.tools,
+        demand=choice.demand,
         max_tokens=read_integer(fields, "max_tokens", 1),
         temperature=read_number(fields, "temperature", 0.0, 2.0),
         top_p=read_number(fields, "top_p", 0.0, 1.0),
@@ -132,6 +135,24 @@ def read(body: bytes, told: Told = NOTHING) -> MessagesRequest:
         stream=read_flag(fields, "stream"),
         return_token_ids=read_flag(fields, "return_token_ids"),
     )
+
+
+def _check_format(fields: Mapping[str, Any]) -> None:
+    """Refuse a wanted schema of the answer. Raises `Refusal`."""
+    config = fields.get("output_config")
+    if config is not None and read_object(config, "output_config").get("format") is not None:
+        raise malformed("output_config.format", "answers are not constrained to a schema.")
+
+
+def _choice(value: Any, tools: tuple[Tool, ...]) -> Choice:
+    fields = {"type": "auto"} if value is None else read_object(value, "tool_choice")
+    kind = fields.get("type")
+    if kind == "tool":
+        return choose("required", [read_string(fields, "name", "tool_choice")], tools, "tool_choice")
+    modes: dict[Any, Mode] = {"auto": "auto", "any": "required", "none": "none"}
+    if not isinstance(kind, str) or kind not in modes:
+        raise malformed("tool_choice", "expected the type auto, any, tool or none.")
+    return choose(modes[kind], None, tools, "tool_choice")
 
 
 def refuse(refusal: Refusal) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from palmette.trajectory.tree import Tree
 class Turn:
     """One answered request: what the engine saw, what it sampled, what that says, and its `leaf` in the tree.
 
-    `scores` are log-probs of the prompt's tokens 1..T-1, where they were asked for; `stop` is the string that ended it.
+    The last `forced` tokens of the prompt begin the answer: they were given to the model, and are read with what it
+    sampled. `scores` are log-probs of the prompt's tokens 1..T-1, where they were asked for; `stop` is the string that
+    ended it.
     """
 
     id: str
@@ -30,6 +32,7 @@ class Turn:
     tree: Tree = field(repr=False)
     leaf: int
     number: int  # of turns in its session before it
+    forced: int = 0
     scores: tuple[float, ...] | None = None
     stop: str | None = None
     call_ids: tuple[str, ...] = ()  # of the calls in messages and answer, in order
@@ -43,17 +46,20 @@ class Turn:
 class Call:
     """Followed by whoever asked and by whoever asks the same again; when the last one leaves it is cancelled.
 
-    `prompt` is there from the first token to the turn. With `held` no text may leave before its end is known.
-    `delivered` says whether somebody was told the whole answer. Once it is answered, nothing is kept but the turn.
+    `prompt` is there from the first token to the turn; its last `forced` tokens begin the answer. With `held` no text
+    may leave before its end is known. `delivered` says whether somebody was told the whole answer. Once it is answered,
+    nothing is kept but the turn.
     """
 
     __slots__ = (
-        "_answered", "_followers", "_logprobs", "_moved", "_task", "_token_ids", "delivered", "held", "id", "prompt"
+        "_answered", "_followers", "_logprobs", "_moved", "_task", "_token_ids", "delivered", "forced", "held", "id",
+        "prompt"
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.id = secrets.token_hex(12)
         self.prompt: Sequence[int] = ()
+        self.forced = 0
         self.delivered = False
         self.held = False
         self._token_ids: list[int] = []
@@ -95,6 +101,12 @@ class Call:
     def prompt_ids(self) -> list[int]:
         """What the engine sees, as plain integers."""
         return self._answered.prompt_ids if self._answered else list(self.prompt)
+
+    @property
+    def forced_ids(self) -> list[int]:
+        """The tokens of the prompt that begin the answer."""
+        ids = (self.prompt_ids if self._answered else self.prompt) if self.forced else ()
+        return list(ids[len(ids) - self.forced :])
 
     @property
     def answered_in_vain(self) -> bool:

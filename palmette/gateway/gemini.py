@@ -10,22 +10,33 @@ from typing import Any
 import orjson
 
 from palmette.chat.live import Said
+from palmette.chat.message import Tool
 from palmette.chat.template import Renderer
 from palmette.engine.api import FinishReason
 from palmette.gateway import sse
 from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
+from palmette.gateway.choice import Choice, Mode, choose
 from palmette.gateway.dialect import Dialect, Growth
-from palmette.gateway.fields import Fate, check_table, read_flag, read_integer, read_json, read_number, read_stops
+from palmette.gateway.fields import (
+    Fate,
+    check_table,
+    read_flag,
+    read_integer,
+    read_json,
+    read_list,
+    read_number,
+    read_stops,
+)
 from palmette.gateway.gemini_contents import read_contents, read_proto, read_system, read_tools
-from palmette.gateway.refusal import ContextRefusal, Refusal
+from palmette.gateway.refusal import ContextRefusal, Refusal, malformed
 from palmette.gateway.told import NOTHING, Told
 
 FIELDS: dict[str, Fate] = {
     "contents": "honoured",
     "systemInstruction": "honoured",
     "tools": "honoured",  # functionDeclarations; tools that a server would run are refused
-    "toolConfig": "honoured",  # mode NONE hides the tools; every other mode is read as AUTO
+    "toolConfig": "honoured",  # see palmette/gateway/choice.py for what can be demanded
     "generationConfig": "honoured",  # by CONFIG_FIELDS
     "returnTokenIds": "honoured",  # ours: ids and log-probs beside the candidates
     "cachedContent": "refused",
@@ -62,6 +73,8 @@ CONFIG_FIELDS: dict[str, Fate] = {
 """What becomes of each field of `generationConfig`."""
 
 _CONFIG = "generationConfig."
+_CALLING = "toolConfig.functionCallingConfig"
+_MODES: dict[Any, Mode] = {"AUTO": "auto", "ANY": "required", "NONE": "none", "MODE_UNSPECIFIED": "auto"}
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "candidateCount": (1,),
     "logprobs": (0,),
@@ -149,11 +162,12 @@ def read(
     given = fields.get("generationConfig")
     config = {} if given is None else read_proto(given, "generationConfig")
     check_table(config, CONFIG_FIELDS, _ALLOWED, _CONFIG)
-    tools = read_tools(fields)
+    choice = _choice(fields, read_tools(fields))
     system, told = read_system(fields.get("systemInstruction")), read_contents(fields, told)
     ask = Ask(
         messages=(*system, *told.messages),
-        tools=() if _hidden(fields) else tools,
+        tools=choice.tools,
+        demand=choice.demand,
         max_tokens=read_integer(config, "maxOutputTokens", 1, _CONFIG),
         temperature=read_number(config, "temperature", 0.0, 2.0, _CONFIG),
         top_p=read_number(config, "topP", 0.0, 1.0, _CONFIG),
@@ -255,12 +269,18 @@ def _calls(turn: Turn) -> list[dict[str, Any]]:
     ]
 
 
-def _hidden(fields: Mapping[str, Any]) -> bool:
+def _choice(fields: Mapping[str, Any], tools: tuple[Tool, ...]) -> Choice:
     given = fields.get("toolConfig")
     config = {} if given is None else read_proto(given, "toolConfig")
     given = config.get("functionCallingConfig")
-    calling = {} if given is None else read_proto(given, "toolConfig.functionCallingConfig")
-    return calling.get("mode") == "NONE"
+    calling = {} if given is None else read_proto(given, _CALLING)
+    mode = calling.get("mode", "AUTO")
+    if not isinstance(mode, str) or mode not in _MODES:
+        raise malformed(f"{_CALLING}.mode", f"expected one of {', '.join(_MODES)}: calls are not held to a schema.")
+    names = read_list(calling, "allowedFunctionNames", f"{_CALLING}.")
+    if not all(isinstance(name, str) for name in names):
+        raise malformed(f"{_CALLING}.allowedFunctionNames", "expected names.")
+    return choose(_MODES[mode], names or None, tools, f"{_CALLING}.{'allowedFunctionNames' if names else 'mode'}")
 
 
 def _whole(config: Mapping[str, Any], name: str) -> int | None:

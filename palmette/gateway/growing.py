@@ -148,7 +148,7 @@ def _find(body: bytes, name: str) -> _Items | None:
     """Return the items of a list at the top of a JSON object, None where there are none."""
     try:
         items = _DECODERS[name].decode(body).items
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):  # the latter for what is nested too deeply, which `read` refuses
         return None
     return _Items(body, items) if items else None
 

@@ -16,6 +16,7 @@ from palmette.engine.api import FinishReason
 from palmette.gateway import sse
 from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
+from palmette.gateway.choice import read_openai
 from palmette.gateway.dialect import Dialect, Growth
 from palmette.gateway.fields import (
     Fate,
@@ -36,7 +37,7 @@ from palmette.gateway.told import NOTHING, Told
 FIELDS: dict[str, Fate] = {
     "messages": "honoured",
     "tools": "honoured",
-    "tool_choice": "honoured",  # "none" hides the tools; "required" and a named tool are read as "auto"
+    "tool_choice": "honoured",  # see palmette/gateway/choice.py for what can be demanded
     "max_tokens": "honoured",  # the least of it, the session's and the engine's bound
     "max_completion_tokens": "honoured",
     "stop": "honoured",  # see palmette/gateway/stops.py for what stays exact
@@ -126,13 +127,13 @@ def read(body: bytes, told: Told = NOTHING) -> ChatRequest:
     check_table(fields, FIELDS, _ALLOWED)
     options = fields.get("stream_options")
     options = {} if options is None else read_object(options, "stream_options")
-    hidden = fields.get("tool_choice") == "none"
-    tools = read_tools(fields.get("tools"))
+    choice = read_openai(fields.get("tool_choice"), read_tools(fields.get("tools")), within="allowed_tools")
     limits = [read_integer(fields, name, 1) for name in ("max_tokens", "max_completion_tokens")]
     told = read_messages(fields.get("messages"), told)
     ask = Ask(
         messages=told.messages,
-        tools=() if hidden else tools,
+        tools=choice.tools,
+        demand=choice.demand,
         max_tokens=min((limit for limit in limits if limit is not None), default=None),
         temperature=read_number(fields, "temperature", 0.0, 2.0),
         top_p=read_number(fields, "top_p", 0.0, 1.0),

@@ -16,6 +16,7 @@ from palmette.engine.api import FinishReason
 from palmette.gateway import sse
 from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
+from palmette.gateway.choice import read_openai
 from palmette.gateway.dialect import Dialect, Growth
 from palmette.gateway.fields import (
     Fate,
@@ -35,7 +36,7 @@ FIELDS: dict[str, Fate] = {
     "input": "honoured",
     "instructions": "honoured",
     "tools": "honoured",  # functions, custom tools, namespaces; tools that a server would run are left out
-    "tool_choice": "honoured",  # "none" hides the tools; everything else is read as "auto"
+    "tool_choice": "honoured",  # see palmette/gateway/choice.py for what can be demanded
     "max_output_tokens": "honoured",  # the least of it, the session's and the engine's bound
     "text": "honoured",  # a format other than text is refused
     "stream": "honoured",
@@ -148,11 +149,12 @@ def read(body: bytes, told: Told = NOTHING) -> ResponsesRequest:
         raise malformed("instructions", "expected a string.")
     system = (Message(role="system", content=instructions),) if instructions else ()
     tools = read_tools(fields)
-    hidden = fields.get("tool_choice") == "none"
+    choice = read_openai(fields.get("tool_choice"), [tool for tool, _ in tools.values()], within=None)
     told = read_input(fields.get("input"), told)
     ask = Ask(
         messages=(*system, *told.messages),
-        tools=() if hidden else tuple(tool for tool, _ in tools.values()),
+        tools=choice.tools,
+        demand=choice.demand,
         max_tokens=read_integer(fields, "max_output_tokens", 1),
         temperature=read_number(fields, "temperature", 0.0, 2.0),
         top_p=read_number(fields, "top_p", 0.0, 1.0),

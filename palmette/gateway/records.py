@@ -47,6 +47,7 @@ class Recorded(msgspec.Struct, frozen=True, tag="turn", omit_defaults=True):
     finish_reason: str
     version: int
     raw: bool = False  # the prompt came as token ids
+    forced: int = 0  # tokens at the end of the prompt that begin the answer
     tools: tuple[Tool, ...] | None = None
     routes: tuple[bytes, str, tuple[int, ...]] | None = None  # bytes, dtype, shape
 
@@ -87,6 +88,7 @@ def recorded(
         finish_reason=str(completion.finish_reason),
         version=completion.version,
         raw=ask.prompt_ids is not None,
+        forced=turn.forced,
         tools=None if onto and onto.tools == turn.tools else turn.tools,
         routes=None if routes is None else (routes.tobytes(), routes.dtype.str, routes.shape),
     )

@@ -56,5 +56,12 @@ def replay(session: Session, record: Recorded) -> Turn:
     prompt.frombytes(record.ids)
     ask = Ask(messages=messages, tools=tools, prompt_ids=tuple(prompt) if record.raw else None)
     return session.replay(
-        ask, prompt, after, record.completion(), record.answer, call_id=record.call, index=record.index
+        ask,
+        prompt,
+        after,
+        record.completion(),
+        record.answer,
+        call_id=record.call,
+        index=record.index,
+        forced=record.forced,
     )

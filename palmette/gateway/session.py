@@ -19,15 +19,13 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any
 
-import orjson
-
 from palmette.chat.message import Message
 from palmette.chat.template import PrefixBroken, Renderer, TemplateRefused
 from palmette.engine.api import Completion, ContextExhausted, Engine, EngineError, Sampling, StreamingEngine
 from palmette.gateway import refusal
+from palmette.gateway.answer import forced_ids, readable
 from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
-from palmette.gateway.fields import read_json
 from palmette.gateway.identity import Known, Walk, position
 from palmette.gateway.records import Recorded, recorded, write
 from palmette.gateway.shared import Shared
@@ -179,7 +177,7 @@ class Session:
     async def count(self, ask: Ask, renderer: Renderer) -> int:
         """Return the number of tokens of the prompt that would be made. Raises `Refusal`."""
         prompt, _ = await self._prompt(ask, self._known.walk(ask.messages, ask.tools), renderer)
-        return len(prompt)
+        return len(prompt) + len(forced_ids(ask.demand, renderer))
 
     def join(self, shared: Shared) -> None:
         """Go on in another gateway."""
@@ -224,7 +222,10 @@ class Session:
         if self.closed:
             raise refusal.unknown_session()
         walk = self._known.walk(ask.messages, ask.tools)
-        call.prompt, after = await self._prompt(ask, walk, renderer)
+        prompt, after = await self._prompt(ask, walk, renderer)
+        forced = forced_ids(ask.demand, renderer)
+        prompt.extend(forced)
+        call.prompt, call.forced = prompt, len(forced)
         sampling, cut = self._sampling_for(ask, index), None
         try:
             async with self._shared.places.place(self.key) if self._shared else contextlib.nullcontext():
@@ -248,7 +249,8 @@ class Session:
             raise
         if self.closed:
             raise refusal.unknown_session()
-        answer, prompt = _readable(completion.token_ids, renderer, cut.text if cut else None), call.prompt
+        text = renderer.decode(forced) + cut.text if cut else None
+        answer = readable((*forced, *completion.token_ids), renderer, text)
         turn = self._record(call, ask, walk, after, completion, answer)
         if self._journal is not None:
             onto = walk.answered[1] if after != ROOT else None
@@ -313,6 +315,7 @@ class Session:
             leaf=leaf,
             number=self.turns,
             call_ids=(*walk.call_ids, *(one.id for one in answer.tool_calls)),
+            forced=call.forced,
         )
         self.recorded.append(turn)
         self._tell_metrics(turn)
@@ -327,6 +330,7 @@ class Session:
             prompt_tokens=turn.prompt_tokens,
             completion_tokens=len(turn.completion.token_ids),
             leaf=turn.leaf,
+            **({"forced_tokens": turn.forced} if turn.forced else {}),
         )
         self.turns += 1
         self.failure = None
@@ -342,10 +346,11 @@ class Session:
         *,
         call_id: str,
         index: int,
+        forced: int = 0,
     ) -> Turn:
         """Record a turn as a journal tells it; turns come in the order in which they were recorded."""
         call = Call()
-        call.id, call.prompt = call_id, prompt
+        call.id, call.prompt, call.forced = call_id, prompt, forced
         self._asked = max(self._asked, index + 1)
         return self._record(call, ask, self._known.walk(ask.messages, ask.tools), after, completion, answer)
 
@@ -376,26 +381,6 @@ class Session:
 def turn_seed(seed: int, turn: int) -> int:
     """Return the seed of the turn-th answer of a session: the first 63 bits of BLAKE2b of "seed/turn"."""
     return int.from_bytes(blake2b(f"{seed}/{turn}".encode(), digest_size=8).digest()) >> 1
-
-
-def _readable(token_ids: Sequence[int], renderer: Renderer, text: str | None = None) -> Message:
-    """Return what was sampled, or what of it is to be shown (`text`).
-
-    Calls whose arguments not every agent could read back are told as malformed: JSON deeper than requests may be, and
-    integers beyond 64 bits.
-    """
-    message = renderer.parse(token_ids) if text is None else renderer.parse_text(text)
-    for call in message.tool_calls:
-        try:
-            readable = read_json(orjson.dumps(dict(call.arguments)), "arguments") == call.arguments
-        except (TypeError, refusal.Refusal):
-            readable = False
-        if not readable:
-            said = token_ids[:-1] if token_ids[-1] in renderer.stop_ids else token_ids
-            reason = f"the arguments of {call.name} are nested too deeply or hold too large a number"
-            raw = renderer.decode(said) if text is None else text
-            return replace(message, content=raw, tool_calls=(), reasoning=None, malformed=reason)
-    return message
 
 
 def _with_our_call_ids(new: Sequence[Message], theirs: Sequence[str], ours: Sequence[str]) -> list[Message]:

@@ -37,6 +37,8 @@ async def events(request: Request, session: Session, call: Call, renderer: Rende
                 if writer is None:
                     writer = request.writer(call, renderer)
                     yield writer.begin()
+                    for token_id in call.forced_ids:
+                        live.feed(token_id)
                 pieces = [] if call.held else [piece for token_id in token_ids for piece in live.feed(token_id)]
                 if told := writer.said(pieces, token_ids, logprobs):
                     yield told

@@ -133,6 +133,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("anthropic", {"messages": [USER], "tools": [{"name": "s", "input_schema": 3}]}, "tools[0].input_schema"),
     ("anthropic", {"messages": [USER], "tool_choice": "none"}, "tool_choice"),
     ("anthropic", {"messages": [USER], "max_tokens": -1}, "max_tokens"),
+    ("anthropic", {"messages": [USER], "output_config": {"format": {"type": "json_schema"}}}, "output_config.format"),
+    ("anthropic", {"messages": [USER], "output_config": "high"}, "output_config"),
     ("gemini", {}, "contents"),
     ("gemini", {"contents": [{"role": "robot", "parts": []}]}, "contents[0].role"),
     ("gemini", {"contents": [{"parts": {}}]}, "contents[0].parts"),

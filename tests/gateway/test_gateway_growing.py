@@ -180,6 +180,18 @@ def test_what_was_changed_before_the_end_is_read(name: str) -> None:
         assert (asked, digest) == (dialect.read(changed), sha256(changed).digest())
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_deep_nesting_behind_a_known_beginning_is_refused(name: str) -> None:
+    growing, dialect = Growing(), CASES[name][0]
+    before, after = growth(name, 3)[1:]
+    growing.read("s", dialect, before)
+    for depth in (65, 2000, 100_000):
+        deep = after[:-1] + b',"deep":' + b"[" * depth + b"]" * depth + b"}"
+        with pytest.raises(Refusal) as refused:
+            growing.read("s", dialect, deep)
+        assert (refused.value.status, refused.value.param) == (400, "body")
+
+
 def test_a_session_never_reads_on_from_another() -> None:
     growing = Growing()
     body = b'{"messages":[{"role":"user","content":"a"}]}'

@@ -212,7 +212,7 @@ async def test_killed_at_any_moment_no_acknowledged_answer_is_lost(
 
     gateway = await open_gateway(ScriptedEngine([[1]]), journal=tmp_path / "journal")
     assert len(gateway.sessions) == 6
-    assert sum(map(len, told.values())) > 50
+    assert sum(map(len, told.values())) > len(told)
     for key, turns in told.items():
         tree = gateway.sessions[key].tree
         paths = {
