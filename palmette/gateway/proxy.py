@@ -1,7 +1,7 @@
 """A recording proxy: passes requests on to somebody's endpoint as they are, and keeps what was said as text.
 
     POST /s/{name}/v1/chat/completions     recorded under `name`; without it, under "default"
-    POST /s/{name}/v1/messages             the same, in Anthropic's dialect
+    POST /s/{name}/v1/responses, /v1/messages, /v1beta/models/MODEL:generateContent: the same, in other dialects
     anything else                          passed on, not recorded
 
 What it records is **not exact**: the endpoint's tokens, log-probs and weights are not known, so there is no tree of
@@ -12,9 +12,9 @@ neither stored nor written anywhere. Recorded is what was answered whole, whatev
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import uvicorn
@@ -30,7 +30,7 @@ from palmette.gateway.call import Turn
 from palmette.gateway.identity import Known
 from palmette.gateway.incoming import key_of, read_body, while_connected
 from palmette.gateway.listen import Connection, Server, bind
-from palmette.gateway.overheard import LISTENINGS, Listening, Overheard, overhear
+from palmette.gateway.overheard import LISTENINGS, Ear, Listening, Overheard, overhear, read_asked
 from palmette.gateway.refusal import Refusal, openai_error
 from palmette.gateway.transcript import Transcript
 from palmette.trajectory.tree import ROOT, Tree
@@ -42,7 +42,7 @@ _NOT_PASSED_ON = {
     "proxy-authorization", "proxy-authenticate", "accept-encoding", "expect",
 }  # fmt: skip
 _NOT_PASSED_BACK = _NOT_PASSED_ON | {"content-encoding", "set-cookie"}
-_ENDS = (b"[DONE]", b'"message_stop"')  # of a stream of OpenAI's and of Anthropic's
+_KEYS = ("authorization", "x-api-key", "x-goog-api-key")
 _NO_TREE = Tree()
 _NO_TOKENS = Completion(token_ids=(), logprobs=(), finish_reason=FinishReason.STOP, version=0)
 
@@ -144,16 +144,17 @@ class Proxy:
         self.passed += 1
         body = await read_body(request, _MAX_BODY_BYTES)
         path = "/" + request.path_params["path"]
-        listening = next((one for end, one in LISTENINGS.items() if path.endswith(end)), None)
+        listening = _listening(path)
         assert self._client is not None
-        target = f"{self._upstream}{path}" + (f"?{request.url.query}" if request.url.query else "")
+        asked = list(request.query_params.multi_items())
         headers = {name: value for name, value in request.headers.items() if name not in _NOT_PASSED_ON}
         if self._secret or self._key:
-            headers = {name: value for name, value in headers.items() if name not in ("authorization", "x-api-key")}
+            headers = {name: value for name, value in headers.items() if name not in _KEYS}
+            asked = [(name, value) for name, value in asked if name != "key"]  # Google's other way to show it
         if self._secret:
-            headers |= (
-                {"x-api-key": self._secret} if "/messages" in path else {"authorization": f"Bearer {self._secret}"}
-            )
+            header = listening.key if listening else _key_header(path)
+            headers[header] = f"Bearer {self._secret}" if header == "authorization" else self._secret
+        target = f"{self._upstream}{path}" + (f"?{urlencode(asked)}" if asked else "")
         asking = self._client.request(request.method, target, data=body or None, headers=headers, allow_redirects=False)
         try:
             answer = await while_connected(request, asking)
@@ -170,27 +171,23 @@ class Proxy:
     ) -> AsyncGenerator[bytes, None]:
         """Yield the answer as it comes; it is recorded before its end leaves."""
         stream = answer.headers.get("content-type", "").startswith("text/event-stream")
-        heard = bytearray()
         async with answer:
             if listening and not stream:
-                heard += await answer.read()
-                self._record(listening, asked, bytes(heard), name, stream=False)
-                yield bytes(heard)
+                heard = await answer.read()
+                self._record(listening, asked, heard, name, stream=False)
+                yield heard
                 return
-            recorded = False
+            ear = Ear(listening) if listening else None
             async for chunk in answer.content.iter_any():
-                if listening and not recorded:
-                    heard += chunk
-                    if recorded := any(end in heard[-len(chunk) - 20 :] for end in _ENDS):
-                        self._record(listening, asked, bytes(heard), name, stream=True)
+                if listening and ear and ear.take(chunk):
+                    self._record(listening, asked, bytes(ear.heard), name, stream=True)
+                    ear = None
                 yield chunk
-            if listening and not recorded:
-                self.missed += 1  # it broke off
+            if listening and ear:
+                self._record(listening, asked, bytes(ear.heard), name, stream=True)  # it may have broken off
 
     def _record(self, listening: Listening, asked: bytes, answer: bytes, name: str, *, stream: bool) -> None:
-        heard, ask = overhear(listening, answer, stream=stream), None
-        with contextlib.suppress(Refusal):  # pictures and the like, which the endpoint took and we cannot tell
-            ask = listening.dialect.read(asked).ask
+        heard, ask = overhear(listening, answer, stream=stream), read_asked(listening, asked)
         if heard is None or ask is None:
             self.missed += 1
             return
@@ -200,9 +197,20 @@ class Proxy:
             self.on_turn(recording)
 
 
+def _listening(path: str) -> Listening | None:
+    return next((one for end, one in LISTENINGS.items() if path.endswith(end)), None)
+
+
+def _key_header(path: str) -> str:
+    """Return the header for a key on a path that is not listened to, such as that of the models."""
+    if "/messages" in path:
+        return "x-api-key"
+    return "x-goog-api-key" if "/v1beta/" in path else "authorization"
+
+
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    listening = next((one for end, one in LISTENINGS.items() if request.url.path.endswith(end)), None)
+    listening = _listening(request.url.path)
     refuse = listening.dialect.refuse if listening else openai_error
     return JSONResponse(refuse(error), error.status)
 

@@ -19,6 +19,7 @@ import pytest
 
 from palmette.engine.scripted import ScriptedEngine
 from palmette.errors import UserError
+from palmette.gateway.overheard import LISTENINGS, Ear, read_asked
 from palmette.gateway.proxy import Proxy
 from palmette.rollout.record import load_rollouts
 from palmette.trajectory.store import TreeStore
@@ -114,6 +115,79 @@ async def test_anthropics_dialect_too(stand: Any, say: Say, streamed: bool) -> N
     assert (last["prompt_tokens"], last["completion_tokens"]) == (usage.input_tokens, usage.output_tokens)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_responses_too(stand: Any, say: Say, streamed: bool) -> None:
+    """Also with a format that the endpoint takes and our own gateway would refuse: what was asked is not ours."""
+    proxy = await stand([say("[DONE] I look", ("bash", {"command": "ls"})), say("done")])
+    base = f"http://127.0.0.1:{proxy.port}/v1"
+    tools: Any = [{"type": "function", "name": "bash", "parameters": {}}, {"type": "web_search"}]
+    asked: Any = {"model": "m", "instructions": "be brief", "tools": tools, "text": {"format": {"type": "text"}}}
+    async with openai.AsyncOpenAI(base_url=base, api_key="whatever", max_retries=0) as client:
+
+        async def ask(items: list[Any]) -> Any:
+            if not streamed:
+                return await client.responses.create(input=items, **asked)
+            events: list[Any] = [one async for one in await client.responses.create(input=items, stream=True, **asked)]
+            return events[-1].response
+
+        items: list[Any] = [{"role": "user", "content": "go"}]
+        first = await ask(items)
+        items += [item.model_dump(exclude_none=True) for item in first.output]
+        items.append({"type": "function_call_output", "call_id": first.output[-1].call_id, "output": "a b"})
+        second = await ask(items)
+        assert second.output_text == "done"
+    assert _said(proxy) == [
+        ("system", "be brief", None, None),
+        ("user", "go", 0, None),
+        ("assistant", "[DONE] I look", 1, [{"name": "bash", "arguments": {"command": "ls"}}]),
+        ("tool", "a b", 2, None),
+        ("assistant", "done", 3, None),
+    ]
+    last = proxy.recordings["default"].transcript.messages[-1]
+    assert (last["prompt_tokens"], last["completion_tokens"]) == (second.usage.input_tokens, second.usage.output_tokens)
+    assert [tool["name"] for tool in proxy.recordings["default"].tools] == ["bash"]
+
+
+@pytest.mark.parametrize("way", ["generateContent", "streamGenerateContent?alt=sse", "streamGenerateContent"])
+async def test_googles_dialect_too(stand: Any, say: Say, http: aiohttp.ClientSession, way: str) -> None:
+    proxy = await stand([say('<think>\nhm\n</think>\n\nsays "finishReason"', ("bash", {"command": "ls"}))])
+    body = {
+        "systemInstruction": {"parts": [{"text": "be brief"}]},
+        "contents": [{"role": "user", "parts": [{"text": "go"}]}],
+        "tools": [{"functionDeclarations": [{"name": "bash"}]}],
+    }
+    url = f"http://127.0.0.1:{proxy.port}/v1beta/models/m:{way}"
+    async with http.post(url, json=body, headers={"x-goog-api-key": "whatever"}) as answer:
+        text = await answer.text()
+        assert answer.status == 200, text
+    assert _said(proxy) == [
+        ("system", "be brief", None, None),
+        ("user", "go", 0, None),
+        ("assistant", 'says "finishReason"', 1, [{"name": "bash", "arguments": {"command": "ls"}}]),
+    ]
+    last = proxy.recordings["default"].transcript.messages[-1]
+    assert last["reasoning"] == "hm"
+    assert f'"candidatesTokenCount":{last["completion_tokens"]}' in text
+
+
+def test_streams_end_with_their_last_event_wherever_they_are_cut() -> None:
+    content = '{"choices":[{"delta":{"content":"data: [DONE] \\n\\n"},"finish_reason":null}]}'
+    last = '{"choices":[{"delta":{},"finish_reason":"stop"}]}'
+    chat = "".join(f"data: {data}\n\n" for data in (content, last, "[DONE]"))
+    done = {"type": "response.completed", "response": {"status": "completed", "output": []}}
+    created = 'event: response.created\ndata: {"type":"response.created"}\n\n'
+    responses = f"{created}event: response.completed\ndata: {json.dumps(done)}\n\n"
+    gemini = 'data: {"a":"\\"finishReason\\""}\r\n\r\ndata: {"candidates":[{"finishReason":"STOP"}]}\r\n\r\n'
+    streams = {"/chat/completions": chat, "/responses": responses, ":streamGenerateContent": gemini}
+    for end, stream in streams.items():
+        body = stream.encode()
+        for cut in range(1, len(body)):
+            ear = Ear(LISTENINGS[end])
+            assert not ear.take(body[:cut]) or body[cut:] in (b"", b"\n")
+            assert ear.take(body[cut:]), (end, cut)
+            assert bytes(ear.heard) == body
+
+
 async def test_what_is_no_conversation_passes_unrecorded(stand: Any, http: aiohttp.ClientSession) -> None:
     proxy = await stand([])
     url = f"http://127.0.0.1:{proxy.port}/v1"
@@ -137,6 +211,29 @@ async def test_keys_go_where_they_belong(stand: Any, say: Say, http: aiohttp.Cli
     for shown, status in ((SECRET, 200), ("other", 401)):  # the client's own is passed on
         async with http.post(url, json=body, headers={"authorization": f"Bearer {shown}"}) as answer:
             assert answer.status == status
+
+
+async def test_googles_keys_go_where_they_belong(stand: Any, say: Say, http: aiohttp.ClientSession) -> None:
+    """A key in the address stays here when there is another for the endpoint."""
+    proxy = await stand(lambda _: say("hi"), key="mine")
+    url = f"http://127.0.0.1:{proxy.port}/v1beta/models/m:generateContent"
+    body = {"contents": [{"parts": [{"text": "x"}]}]}
+    for query, headers, status in (
+        ("?key=mine", {}, 200),
+        ("", {"x-goog-api-key": "mine"}, 200),
+        (f"?key={SECRET}", {}, 401),
+        ("", {}, 401),
+    ):
+        async with http.post(url + query, json=body, headers=headers) as answer:
+            assert answer.status == status
+
+
+def test_what_a_server_keeps_by_itself_is_missed() -> None:
+    listening = LISTENINGS["/responses"]
+    fine = {"input": "x", "text": {"format": {"type": "json_schema"}}, "background": True}
+    assert read_asked(listening, json.dumps(fine).encode()) is not None
+    for name in ("previous_response_id", "conversation"):
+        assert read_asked(listening, json.dumps(fine | {name: "resp_1"}).encode()) is None
 
 
 async def test_an_endpoint_that_is_gone_is_a_502(http: aiohttp.ClientSession) -> None:
