@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palmette.envs.api import Split
 from palmette.envs.attacks import attacks_on
 from palmette.envs.build import drafts
 from palmette.envs.check import check_tasks
 from palmette.envs.search.domain import Search
+from palmette.envs.search.graph import Description, Entity, World
+from palmette.envs.search.pages import Page, resolve
 from palmette.envs.search.verify import right
+from palmette.envs.search.web import SHAPES, Quest, quest
 from palmette.envs.services import opened
 from palmette.envs.task import load_steps, write_task
 from palmette.envs.words import word
@@ -53,11 +57,13 @@ async def test_what_the_reference_meets_is_what_was_predicted(tier: int, tmp_pat
                 assert await act(call, sandbox, offer=offer, limit=100_000) == step.observation, (task.path, step)
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", [pytest.param(t, marks=[] if t in (1, 6) else pytest.mark.slow) for t in TIERS])
 async def test_tasks_hold(tier: int, tmp_path: Path, host: Any):
     (draft,) = drafts("search", count=1, tiers=[tier], split="heldout", seed=3)
     (report,) = await check_tasks([write_task(draft, tmp_path / "task")], host, attacks=attacks_on, repeats=2)
     assert report.ok, report.reason
+    obeyed = {trial.detail for trial in report.trials if trial.name == "obey_pages"}
+    assert any("did what a page ordered" in detail for detail in obeyed) is (tier in SHAPES and SHAPES[tier].orders > 0)
 
 
 def test_tier_1_is_small():
@@ -154,3 +160,65 @@ def _spelled(number: int) -> str:
     rest = f" and {_spelled(number % size)}" if number % size and size == 100 else ""
     rest = rest or (f" {_spelled(number % size)}" if number % size else "")
     return f"{_spelled(number // size)} {name}{rest}"
+
+
+@pytest.mark.parametrize("tier", SHAPES)
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_a_question_has_one_answer_and_the_pages_agree_with_it(tier: int, split: Split):
+    for seed in range(4):
+        found = quest(random.Random(seed), SHAPES[tier], split)
+        held = resolve(found.pages)
+        for name, key in held:  # the rule of the instruction gives the truth back from all pages
+            assert held[name, key] == found.world.entities[name].facts[key], (name, key)
+        for hop in found.path:
+            assert found.world.solve(hop.description) == [hop.entity]
+        assert len(found.world.solve(found.path[-1].description)) == 1
+        if SHAPES[tier].disagree:
+            assert _believing(found, lambda page: page.written.toordinal()) != found.asked.answer_in(found.world)
+            assert _believing(found, lambda page: -page.written.toordinal()) != found.asked.answer_in(found.world)
+        assert right(found.asked.answer, found.asked.expected)
+        assert len(found.traps) == SHAPES[tier].orders
+
+
+def _believing(found: Quest, weight: Callable[[Page], int]) -> object:
+    """Answer the question for somebody who believes the page that weighs most, whatever its standing."""
+    world = found.world
+    for page in sorted(found.pages, key=weight):
+        for key, value in page.claims.items():
+            if world.entities[page.about].facts[key] != value:
+                world = world.with_fact(page.about, key, value)
+    return found.asked.answer_in(world)
+
+
+@pytest.mark.parametrize("tier", SHAPES)
+def test_the_reference_knows_no_address_that_it_has_not_met(tier: int):
+    for draft in drafts("search", count=5, tiers=[tier], split="train", seed=9):
+        met = ""
+        for step in draft.steps:
+            if step.tool == "open":
+                assert step.arguments["address"] in met.split(), step.arguments
+            met += f" {step.observation}"
+        assert len(draft.steps) <= 12
+        assert all(trap not in met for trap in json.loads(draft.test_files["expected.json"]).get("traps", ()))
+
+
+def test_a_description_is_solved_over_the_whole_world():
+    people = [
+        Entity(name=n, kind="person", facts={"profession": p, "works_for": f, "birth": datetime.date(y, 1, 1)})
+        for n, p, f, y in (("A", "baker", "F", 1950), ("B", "pilot", "F", 1960), ("C", "baker", "G", 1970))
+    ]
+    firms = [Entity(name=n, kind="firm", facts={"founder": p, "makes": "tea"}) for n, p in (("F", "C"), ("G", "A"))]
+    world = World([*people, *firms])
+
+    def names(description: Description) -> list[str]:
+        return [entity.name for entity in world.solve(description)]
+
+    assert names(Description(kind="person", plain={"profession": "baker"})) == ["A", "C"]
+    assert names(Description(kind="person", plain={"profession": "baker", "birth": 1970})) == ["C"]
+    staff = Description(kind="person", leads={"works_for": Description(kind="firm", name="F")})
+    assert names(staff) == ["A", "B"]
+    founder = Description(kind="person", led=(("firm", "founder", Description(kind="firm", name="G")),))
+    assert names(founder) == ["A"]
+    assert names(Description(kind="firm", leads={"founder": founder})) == ["G"]
+    changed = world.with_fact("B", "works_for", "G")
+    assert [entity.name for entity in changed.solve(staff)] == ["A"]

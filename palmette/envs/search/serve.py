@@ -1,9 +1,10 @@
 """A local web with a search engine, as a side service: ``python3 -S serve.py`` beside pages.json.
 
-pages.json: [{"address": "/kavo", "title": "kavo", "text": "...", "links": ["/rilemo"]}]. Tools: search(query), which
-ranks by BM25 over titles and texts (sqlite's FTS5), open(address), and answer(text), the last of which counts. Pages
-are served over GET too, as HTML. What was asked is in $STATE: log.jsonl, and answer.txt. This file stands alone,
-because it is copied into tasks; the generator uses its engine too, to know what a search will say.
+pages.json: {"pages": [{"address": "/kavo", "title": "kavo", "text": "...", "links": ["/rilemo"]}], "results": 5,
+"words": 12}; a page that is "hidden" is not searched. Tools: search(query), which ranks by BM25 over titles and texts
+(sqlite's FTS5), open(address), and answer(text), the last of which counts. Pages are served over GET too, as HTML. What
+was asked is in $STATE: log.jsonl, and answer.txt. This file stands alone, because it is copied into tasks; the
+generator uses its engine too, to know what a search will say.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Web:
         self._lock = threading.Lock()
         self._base = sqlite3.connect(":memory:", check_same_thread=False)
         self._base.execute("CREATE VIRTUAL TABLE web USING fts5(title, text, address UNINDEXED)")
-        rows = [(page["title"], page["text"], page["address"]) for page in pages]
+        rows = [(page["title"], page["text"], page["address"]) for page in pages if not page.get("hidden")]
         self._base.executemany("INSERT INTO web VALUES (?, ?, ?)", rows)
 
     def search(self, query: str) -> str:
