@@ -13,7 +13,8 @@ from palmette.envs.terminal.goals import Names
 from palmette.envs.web.brief import Brief
 from palmette.envs.web.briefs import BRIEFS, Maker
 from palmette.envs.web.briefs.charts import columns
-from palmette.envs.web.briefs.components import accordion, dialog, todo
+from palmette.envs.web.briefs.components import accordion, dialog
+from palmette.envs.web.briefs.forms import todo
 from palmette.envs.web.briefs.games import crosses
 from palmette.envs.web.judge import main as judge_main
 from palmette.envs.web.judge.browser import MISSING, find_browser

@@ -1,8 +1,8 @@
 """Composes tasks of web pages: tier 1 is one small change of a small page, tier 2 two or three of them.
 
 Tier 3 is a component with behaviour, tier 4 a chart of given numbers or a deck of slides, tier 5 a site of several
-pages, tier 6 a game. From tier 3 on held-out tasks are of families that training never sees; in tiers 5 and 6 the
-reward is also how the pages look, up to a bar.
+pages, tier 6 a game, among files that are to stay as they are. From tier 3 on held-out tasks are of families that
+training never sees; in tiers 5 and 6 the reward is also how the pages look, up to a bar.
 """
 
 from __future__ import annotations
@@ -69,10 +69,11 @@ class Web:
     def _of_brief(self, n: Names, *, tier: int, split: Split, name: str) -> Draft:
         brief = n.rng.choice(BRIEFS[tier][split])(n)
         looked = tier in _LOOKED
+        given = {**brief.given, **{f"{n.word()}/{n.word()}.md": f"{n.word()}\n" for _ in range(2)}}
         plan = Plan(
             goals=brief.goals,
             needs=list(brief.reference),
-            kept=brief.given,
+            kept=given,
             reward="all_times_looks" if looked else "all",
             looks=brief.pages if looked else (),
             looks_bar=LOOKS_BAR,
@@ -87,7 +88,7 @@ class Web:
             domain=self.name,
             instruction=phrasings["request"],
             phrasings=phrasings,
-            files={".keep": "", **brief.given},
+            files=given,
             test_files=plan.files(),
             steps=(*calls, Step(tool="submit", arguments={}, observation="submitted")),
             tier=tier,

@@ -8,7 +8,8 @@ from palmette.envs.api import Split
 from palmette.envs.terminal.goals import Names
 from palmette.envs.web.brief import Brief
 from palmette.envs.web.briefs.charts import columns, ranking, scatter, slides
-from palmette.envs.web.briefs.components import accordion, dialog, search, signup, tabs, todo
+from palmette.envs.web.briefs.components import accordion, dialog, tabs
+from palmette.envs.web.briefs.forms import search, signup, todo
 from palmette.envs.web.briefs.games import crosses, sticks
 from palmette.envs.web.briefs.sites import shop, studio
 

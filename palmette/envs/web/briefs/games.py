@@ -12,50 +12,6 @@ _OPEN = opened("index.html")
 def crosses(n: Names) -> Brief:
     """Noughts and crosses for two at one screen, with a score that is kept."""
     title, one, two, again = n.words(4)
-    body = f"""\
-<h1>{title}</h1>
-<p id="told" role="status"></p>
-<div id="board">
-{"".join(f'<button class="cell" aria-label="field {i + 1}"></button>{chr(10)}' for i in range(9))}</div>
-<p id="score"></p>
-<button id="again">{again}</button>
-"""
-    script = f"""\
-const names = ["{one}", "{two}"], lines = [[0,1,2],[3,4,5],[6,7,8],[0,3,6],[1,4,7],[2,5,8],[0,4,8],[2,4,6]];
-const cells = [...document.querySelectorAll(".cell")], told = document.getElementById("told");
-const wins = JSON.parse(localStorage.getItem("wins") || "[0, 0]");
-let board, turn, over;
-function draw() {{
-  cells.forEach((cell, i) => {{ cell.textContent = board[i] < 0 ? "" : "XO"[board[i]]; }});
-  document.getElementById("score").textContent = names[0] + " " + wins[0] + " : " + wins[1] + " " + names[1];
-}}
-function begin() {{
-  board = Array(9).fill(-1); turn = 0; over = false;
-  told.textContent = "Turn: " + names[0];
-  draw();
-}}
-cells.forEach((cell, i) => cell.addEventListener("click", () => {{
-  if (over || board[i] >= 0) return;
-  board[i] = turn;
-  if (lines.some(line => line.every(k => board[k] === turn))) {{
-    over = true; wins[turn]++; localStorage.setItem("wins", JSON.stringify(wins));
-    told.textContent = names[turn] + " wins";
-  }} else if (board.every(field => field >= 0)) {{
-    over = true; told.textContent = "Draw";
-  }} else {{
-    turn = 1 - turn; told.textContent = "Turn: " + names[turn];
-  }}
-  draw();
-}}));
-document.getElementById("again").addEventListener("click", begin);
-begin();
-"""
-    style = """\
-#board { display: grid; grid-template-columns: repeat(3, 96px); gap: 8px; margin-bottom: 24px; }
-main { text-align: center; }
-#board { justify-content: center; }
-.cell { height: 96px; background: #fff; color: #1f2933; font-size: 40px; line-height: 48px; }
-"""
 
     def play(*fields: int) -> list[Step]:
         return [{"do": "click_nth", "selector": ".cell", "nth": field} for field in fields]
@@ -110,7 +66,7 @@ main { text-align: center; }
             f"#told says Turn: NAME, NAME wins, or Draw; #score says for example {one} 1 : 0 {two}; #again ({again}) "
             "begins another game; the score outlives a reload.",
         ),
-        reference={"index.html": document(title, body, style=style, script=script)},
+        reference={"index.html": _crosses_page(title, one, two, again)},
         goals=[Goal(name="game", steps=steps), Goal(name="on a phone", size="phone", steps=phone)],
     )
 
@@ -119,6 +75,93 @@ def sticks(n: Names) -> Brief:
     """Nim: who takes the last stick loses; with keys as well."""
     title, one, two, again = n.words(4)
     count = n.rng.randint(9, 13)
+
+    def state(player: str, left: int) -> list[Step]:
+        return [see("#told", text=f"{player}: {left} left"), see(".stick", count=left)]
+
+    steps, left, turn = [_OPEN, {"do": "title", "text": title}, *state(one, count)], count, 0
+    while left > 2:
+        k = min(n.rng.randint(1, 3), left - 2)
+        by_key = n.rng.random() < 0.5
+        steps.append(press(str(k)) if by_key else click("#take button", with_text=str(k)))
+        left, turn = left - k, 1 - turn
+        steps += state((one, two)[turn], left)
+    steps += [see("#take button:disabled", count=1, text="3"), press("3"), *state((one, two)[turn], 2)]
+    steps += [press("2"), see("#told", text=f"{(one, two)[1 - turn]} wins"), see(".stick", count=0)]
+    steps += [see("#take button:disabled", count=3), click("#again"), *state(one, count), QUIET]
+    phone = [_OPEN, FITS, {"do": "targets", "least": 44}, *state(one, count), QUIET]
+    return Brief(
+        family="sticks",
+        user=f"{one} and {two} want to play the game where one takes up to three sticks and who takes the last one "
+        f"loses.",
+        design=f"Design the game {title}: a row of {count} sticks, three buttons to take 1, 2 or 3, a line that says "
+        f"whose turn it is and how many are left, and who wins. {one} begins. It is to look good on a wide screen "
+        f"and on "
+        "a phone; the keys 1, 2, 3 work too, and what cannot be taken is disabled.",
+        implementation=f"Implement misère nim in index.html, title {title}: {count} sticks, 1 to 3 a move by button or "
+        f"key, moves that take more than is left do nothing and their buttons are disabled; {one} begins, and who "
+        f"takes "
+        "the last stick loses.",
+        contract=(
+            f"It is index.html with the title {title}; the {count} sticks are elements of class stick, the buttons "
+            f"1, 2 "
+            "and 3 are in #take.",
+            f"#told says for example {one}: 5 left, or at the end {two} wins; #again ({again}) begins anew with {one}.",
+        ),
+        reference={"index.html": _sticks_page(title, one, two, again, count)},
+        goals=[Goal(name="game", steps=steps), Goal(name="on a phone", size="phone", steps=phone)],
+    )
+
+
+def _crosses_page(title: str, one: str, two: str, again: str) -> str:
+    body = f"""\
+<h1>{title}</h1>
+<p id="told" role="status"></p>
+<div id="board">
+{"".join(f'<button class="cell" aria-label="field {i + 1}"></button>{chr(10)}' for i in range(9))}</div>
+<p id="score"></p>
+<button id="again">{again}</button>
+"""
+    script = f"""\
+const names = ["{one}", "{two}"], lines = [[0,1,2],[3,4,5],[6,7,8],[0,3,6],[1,4,7],[2,5,8],[0,4,8],[2,4,6]];
+const cells = [...document.querySelectorAll(".cell")], told = document.getElementById("told");
+const wins = JSON.parse(localStorage.getItem("wins") || "[0, 0]");
+let board, turn, over;
+function draw() {{
+  cells.forEach((cell, i) => {{ cell.textContent = board[i] < 0 ? "" : "XO"[board[i]]; }});
+  document.getElementById("score").textContent = names[0] + " " + wins[0] + " : " + wins[1] + " " + names[1];
+}}
+function begin() {{
+  board = Array(9).fill(-1); turn = 0; over = false;
+  told.textContent = "Turn: " + names[0];
+  draw();
+}}
+cells.forEach((cell, i) => cell.addEventListener("click", () => {{
+  if (over || board[i] >= 0) return;
+  board[i] = turn;
+  if (lines.some(line => line.every(k => board[k] === turn))) {{
+    over = true; wins[turn]++; localStorage.setItem("wins", JSON.stringify(wins));
+    told.textContent = names[turn] + " wins";
+  }} else if (board.every(field => field >= 0)) {{
+    over = true; told.textContent = "Draw";
+  }} else {{
+    turn = 1 - turn; told.textContent = "Turn: " + names[turn];
+  }}
+  draw();
+}}));
+document.getElementById("again").addEventListener("click", begin);
+begin();
+"""
+    style = """\
+#board { display: grid; grid-template-columns: repeat(3, 96px); gap: 8px; margin-bottom: 24px; }
+main { text-align: center; }
+#board { justify-content: center; }
+.cell { height: 96px; background: #fff; color: #1f2933; font-size: 40px; line-height: 48px; }
+"""
+    return document(title, body, style=style, script=script)
+
+
+def _sticks_page(title: str, one: str, two: str, again: str, count: int) -> str:
     body = f"""\
 <h1>{title}</h1>
 <p id="told" role="status"></p>
@@ -161,39 +204,4 @@ main { text-align: center; }
 #take button { width: 64px; }
 button:disabled { background: #d9e2ec; color: #1f2933; }
 """
-
-    def state(player: str, left: int) -> list[Step]:
-        return [see("#told", text=f"{player}: {left} left"), see(".stick", count=left)]
-
-    steps, left, turn = [_OPEN, {"do": "title", "text": title}, *state(one, count)], count, 0
-    while left > 2:
-        k = min(n.rng.randint(1, 3), left - 2)
-        by_key = n.rng.random() < 0.5
-        steps.append(press(str(k)) if by_key else click("#take button", with_text=str(k)))
-        left, turn = left - k, 1 - turn
-        steps += state((one, two)[turn], left)
-    steps += [see("#take button:disabled", count=1, text="3"), press("3"), *state((one, two)[turn], 2)]
-    steps += [press("2"), see("#told", text=f"{(one, two)[1 - turn]} wins"), see(".stick", count=0)]
-    steps += [see("#take button:disabled", count=3), click("#again"), *state(one, count), QUIET]
-    phone = [_OPEN, FITS, {"do": "targets", "least": 44}, *state(one, count), QUIET]
-    return Brief(
-        family="sticks",
-        user=f"{one} and {two} want to play the game where one takes up to three sticks and who takes the last one "
-        f"loses.",
-        design=f"Design the game {title}: a row of {count} sticks, three buttons to take 1, 2 or 3, a line that says "
-        f"whose turn it is and how many are left, and who wins. {one} begins. It is to look good on a wide screen "
-        f"and on "
-        "a phone; the keys 1, 2, 3 work too, and what cannot be taken is disabled.",
-        implementation=f"Implement misère nim in index.html, title {title}: {count} sticks, 1 to 3 a move by button or "
-        f"key, moves that take more than is left do nothing and their buttons are disabled; {one} begins, and who "
-        f"takes "
-        "the last stick loses.",
-        contract=(
-            f"It is index.html with the title {title}; the {count} sticks are elements of class stick, the buttons "
-            f"1, 2 "
-            "and 3 are in #take.",
-            f"#told says for example {one}: 5 left, or at the end {two} wins; #again ({again}) begins anew with {one}.",
-        ),
-        reference={"index.html": document(title, body, style=style, script=script)},
-        goals=[Goal(name="game", steps=steps), Goal(name="on a phone", size="phone", steps=phone)],
-    )
+    return document(title, body, style=style, script=script)

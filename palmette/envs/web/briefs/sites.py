@@ -109,44 +109,6 @@ def shop(n: Names) -> Brief:
     names, kinds = n.words(2), n.words(4)
     prices = numbers(n.rng, 4, 2, 40)
     paths, first, second = ["index.html", f"{n.word()}.html"], 1, 3
-    items = "".join(
-        f'<article class="card">\n<h2>{kind}</h2>\n<p>{price} €</p>\n<button data-kind="{kind}" data-price="{price}">'
-        f"Add {kind}</button>\n</article>\n"
-        for kind, price in zip(kinds, prices, strict=True)
-    )
-    script = """\
-const stored = () => JSON.parse(localStorage.getItem("basket") || "[]");
-const count = () => { document.getElementById("count").textContent = stored().length; };
-for (const button of document.querySelectorAll("[data-kind]")) {
-  button.addEventListener("click", () => {
-    const item = { kind: button.dataset.kind, price: +button.dataset.price };
-    localStorage.setItem("basket", JSON.stringify([...stored(), item]));
-    count();
-  });
-}
-const rows = document.getElementById("rows");
-function draw() {
-  rows.replaceChildren(...stored().map(item => {
-    const row = document.createElement("li");
-    row.textContent = item.kind + " " + item.price + " €";
-    return row;
-  }));
-  document.getElementById("sum").textContent = stored().reduce((sum, item) => sum + item.price, 0) + " €";
-}
-if (rows) {
-  document.getElementById("empty").addEventListener("click", () => { localStorage.clear(); draw(); count(); });
-  draw();
-}
-count();
-"""
-    basket = '<ul id="rows"></ul>\n<p>Sum: <strong id="sum"></strong></p>\n<button id="empty">Empty</button>\n'
-    style = f"{_SHEET}ul {{ list-style: none; padding: 0; margin-bottom: 24px; }}\nli {{ padding: 8px 0; }}\n"
-    bar = '<p id="basket">In the basket: <span id="count">0</span></p>\n'
-    bodies = [f'{bar}<div class="cards">\n{items}</div>\n', bar + basket]
-    reference = {
-        path: _page(names[i], names[i], _nav(paths, names, i), bodies[i], own='<script src="shop.js"></script>\n')
-        for i, path in enumerate(paths)
-    } | {"style.css": style, "shop.js": script}
 
     def add(i: int) -> Step:
         return click("button", with_text=f"Add {kinds[i]}")
@@ -203,7 +165,7 @@ count();
             "#count is how many things are in the basket, on both pages; in the basket #rows has a li NAME PRICE € a "
             "thing, in the order they were added, #sum says for example 12 €, and #empty empties it.",
         ),
-        reference=reference,
+        reference=_shop_files(paths, names, kinds, prices),
         goals=[Goal(name="shop", steps=steps), Goal(name="on a phone", size="phone", steps=phone)],
         pages=paths,
     )
@@ -225,3 +187,44 @@ def _page(title: str, head: str, nav: str, body: str, *, own: str = "") -> str:
     text = text[:start] + '<link rel="stylesheet" href="style.css">\n' + text[end:]
     text = text.replace("<body>\n", f"<body>\n{nav}")
     return text.replace("</main>\n", f"</main>\n{own}")
+
+
+def _shop_files(paths: list[str], names: list[str], kinds: list[str], prices: list[int]) -> dict[str, str]:
+    items = "".join(
+        f'<article class="card">\n<h2>{kind}</h2>\n<p>{price} €</p>\n<button data-kind="{kind}" data-price="{price}">'
+        f"Add {kind}</button>\n</article>\n"
+        for kind, price in zip(kinds, prices, strict=True)
+    )
+    script = """\
+const stored = () => JSON.parse(localStorage.getItem("basket") || "[]");
+const count = () => { document.getElementById("count").textContent = stored().length; };
+for (const button of document.querySelectorAll("[data-kind]")) {
+  button.addEventListener("click", () => {
+    const item = { kind: button.dataset.kind, price: +button.dataset.price };
+    localStorage.setItem("basket", JSON.stringify([...stored(), item]));
+    count();
+  });
+}
+const rows = document.getElementById("rows");
+function draw() {
+  rows.replaceChildren(...stored().map(item => {
+    const row = document.createElement("li");
+    row.textContent = item.kind + " " + item.price + " €";
+    return row;
+  }));
+  document.getElementById("sum").textContent = stored().reduce((sum, item) => sum + item.price, 0) + " €";
+}
+if (rows) {
+  document.getElementById("empty").addEventListener("click", () => { localStorage.clear(); draw(); count(); });
+  draw();
+}
+count();
+"""
+    basket = '<ul id="rows"></ul>\n<p>Sum: <strong id="sum"></strong></p>\n<button id="empty">Empty</button>\n'
+    style = f"{_SHEET}ul {{ list-style: none; padding: 0; margin-bottom: 24px; }}\nli {{ padding: 8px 0; }}\n"
+    bar = '<p id="basket">In the basket: <span id="count">0</span></p>\n'
+    bodies = [f'{bar}<div class="cards">\n{items}</div>\n', bar + basket]
+    return {
+        path: _page(names[i], names[i], _nav(paths, names, i), bodies[i], own='<script src="shop.js"></script>\n')
+        for i, path in enumerate(paths)
+    } | {"style.css": style, "shop.js": script}
