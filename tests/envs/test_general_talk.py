@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from palmette.envs.api import Draft, Split
 from palmette.envs.build import build_tasks
 from palmette.envs.check import check_tasks
-from palmette.envs.general.talk import first, memory, shop
+from palmette.envs.general.talk import first, memory, phones, shop, trips
 from palmette.envs.general.talk.customer import GOODBYE, UNKNOWN, YES, Customer
 from palmette.envs.general.talk.desk import mentions
 from palmette.envs.general.talk.scene import SAY, Scene
@@ -25,7 +25,7 @@ from palmette.sandbox.api import Host
 from palmette.sandbox.hosts import open_host
 
 SPLITS: tuple[Split, ...] = ("train", "heldout")
-SCENES = {"shop": shop.scene, "memory": memory.scene}
+SCENES = {"shop": shop.scene, "trips": trips.scene, "phones": phones.scene, "memory": memory.scene}
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from palmette.envs.api import Draft, Split
 from palmette.envs.general.problems import code, maths
 from palmette.envs.general.rules import compose
-from palmette.envs.general.talk import first, memory, shop
+from palmette.envs.general.talk import first, memory, phones, shop, trips
 from palmette.envs.general.talk.scene import Scene
 
 _Scenes = Callable[[random.Random, Split, int], Scene]
-_DIALOGUES: tuple[_Scenes, ...] = (shop.scene, memory.scene)
+_DIALOGUES: tuple[_Scenes, ...] = (shop.scene, trips.scene, phones.scene, memory.scene)
 _DRAFTS: tuple[Callable[..., Draft], ...] = (compose.draft, code.draft, maths.draft)
 
 

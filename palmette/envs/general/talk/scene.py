@@ -12,11 +12,11 @@ from typing import Any
 
 from palmette.chat.message import Tool
 from palmette.envs.api import Draft, ServiceTool, Split, Step
-from palmette.envs.general.talk import desk, listen, retail
+from palmette.envs.general.talk import desk, listen, retail, telecom, travel
 from palmette.envs.general.talk.customer import Customer
 from palmette.envs.general.talk.desk import Desk
 
-BACKENDS: dict[str, ModuleType] = {"retail": retail, "listen": listen}
+BACKENDS: dict[str, ModuleType] = {"retail": retail, "telecom": telecom, "travel": travel, "listen": listen}
 SERVICE, SAY, SUBMIT = "desk", "say", "submit"
 _HERE = Path(__file__).parent
 _CHECK = "#!/bin/sh\nexec python3 -I -S /tests/settle.py\n"

@@ -18,6 +18,15 @@ CONFIRMS = r"\b(confirm|shall i|should i|proceed|go ahead|would you like|do you 
 Act = tuple[str, ...]
 
 
+def policy(whom: str, rules: Sequence[str]) -> str:
+    """Return what the clerk of `whom` is told before the call."""
+    listed = "\n".join(f"{n}. {rule}" for n, rule in enumerate(rules, 1))
+    return (
+        f"You serve a customer of {whom}. What you write goes to the customer; use the tools for the rest, and submit "
+        f"when the customer has said goodbye.\n\nPolicy:\n{listed}"
+    )
+
+
 class Visit:
     """A visit under construction; `acts` and `stages` are in the order in which they will happen.
 
