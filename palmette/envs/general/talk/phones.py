@@ -157,8 +157,8 @@ _RULES = (
     "customer accepts it on the telephone. After that the telephone must be restarted.",
     "More data are sold as many GB as the customer asks for, no more.",
     "Roaming is switched on only for customers who are abroad. It must be on for the line and on the telephone.",
-    "Only the customer can operate the telephone. Tell them what to do or ask what they see: settings (airplane, data, "
-    "SIM, APN, saver, VPN, network mode, roaming), status bar, speed test. A new APN needs a restart. Saver, VPN and 2G "
-    "are slow.",
+    "Only the customer can operate the telephone. Tell them what to do or ask what they see: settings (airplane, "
+    "data, SIM, APN, saver, VPN, network mode, roaming), status bar, speed test. A new APN needs a restart. Saver, VPN "
+    "and 2G are slow.",
     "Do not sell or change anything else.",
 )
