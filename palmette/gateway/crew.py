@@ -118,6 +118,11 @@ class Crew:
             self._say(key, kind, said)
         self._before.clear()
 
+    @property
+    def under_way(self) -> int:
+        """Number of requests that are with the engine."""
+        return self._lender.under_way
+
     def opened(self, record: Opened) -> None:
         """Have a session, or a fork of one, where its key says."""
         self._say(record.key, "open", write(record))

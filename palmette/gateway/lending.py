@@ -44,6 +44,11 @@ class Lender:
             "streams": isinstance(self._engine, StreamingEngine),
         }
 
+    @property
+    def under_way(self) -> int:
+        """Number of requests that the engine is at."""
+        return len(self._under_way)
+
     def take(self, channel: Channel, kind: str, number: int, said: list[Any]) -> bool:
         """Take a message, if it is one for an engine."""
         if kind == "cancel":

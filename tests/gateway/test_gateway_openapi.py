@@ -10,7 +10,7 @@ import pytest
 
 from palmette.engine.scripted import ScriptedEngine
 from palmette.gateway import gemini
-from palmette.gateway.app import COUNTS, DIALECTS
+from palmette.gateway.routes import COUNTS, DIALECTS
 
 SMALL: dict[str, Any] = {
     "messages": [{"role": "user", "content": "x"}],
