@@ -23,6 +23,7 @@ from palmette.rollout.record import load_rollouts
 from palmette.run import RunDir, write_atomic
 from palmette.sandbox.api import SandboxError
 from palmette.train.recipe import Recipe
+from palmette.train.recordings import refuse_inexact
 from palmette.train.samples import Sample, from_demonstration, from_tree
 from palmette.train.workplace import Workplace
 from palmette.trajectory.store import TreeStore
@@ -85,6 +86,7 @@ def solved_samples(run: RunDir, domain: str, *, after: int, until: int | None = 
     """Return what an expert sampled and solved in its steps past `after`, up to `until`; equal sequences once."""
     found: dict[bytes, Sample] = {}
     for rollout, metadata in load_rollouts(TreeStore(run.path / "trees"), stage=f"rl/{domain}"):
+        refuse_inexact(metadata, run.path)
         wanted = after < metadata["step"] and (until is None or metadata["step"] <= until)
         if wanted and rollout.reward is not None and rollout.reward >= PASS:
             found |= {sample.token_ids_T.tobytes(): sample for sample in from_tree(rollout.tree)}

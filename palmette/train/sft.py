@@ -25,6 +25,12 @@ class SftConfig(BaseModel):
     demonstrations: int | None = Field(
         default=None, ge=1, description="show only this many training tasks; RL then prefers the others"
     )
+    recordings: list[str] = Field(
+        default_factory=list, description="runs whose solved or recorded rollouts are imitated too, in every domain"
+    )
+    retokenise: bool = Field(
+        default=False, description="also imitate recordings that are text alone (`palmette proxy`), tokenised anew"
+    )
     epochs: float = Field(default=3.0, gt=0, description="passes over the demonstrations")
     batch: int = Field(default=32, ge=1, description="demonstrations a step")
     token_budget: int = Field(default=4096, ge=1, description="padded tokens of a micro-batch")

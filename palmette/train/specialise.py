@@ -10,6 +10,7 @@ from palmette.model.load import save_model
 from palmette.train.job import Job, evaluate_model, new_stage
 from palmette.train.material import demonstrations
 from palmette.train.onpolicy import on_policy
+from palmette.train.recordings import recorded_samples
 from palmette.train.rl import fill_outcomes
 from palmette.train.sft import sft
 from palmette.train.stage import model_dir
@@ -34,11 +35,16 @@ async def _sft(job: Job, domain: str, start: Path) -> Path:
     config, start_s = job.recipe.sft, time.monotonic()
     shown = job.tasks[domain]["train"][: config.demonstrations]
     samples = await demonstrations(job.run, domain, shown, job.place)
+    recorded, too_long = recorded_samples(config, job.place.renderer, job.place.engine.context_tokens)
+    samples += recorded
     shown_s = time.monotonic() - start_s
     stage = new_stage(job, name, start, config, updates=config.steps(len(samples)))
     row = await sft(stage, samples, config)
     save_model(stage.model, start, target)
-    job.finish(name, shown_s + stage.seconds, steps=stage.step, demonstrations=len(samples), loss=row.get("loss"))
+    told = {"recorded": len(recorded), "too_long": too_long} if config.recordings else {}
+    job.finish(
+        name, shown_s + stage.seconds, steps=stage.step, demonstrations=len(samples), loss=row.get("loss"), **told
+    )
     return target
 
 
