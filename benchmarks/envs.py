@@ -1,6 +1,6 @@
 """What tasks cost and how they hold: built an hour, rejected, graded, attacked; by domain and tiers.
 
-    python benchmarks/envs.py [--count N] [--attacked N] [--json PATH]
+    python benchmarks/envs.py [--count N] [--attacked N] [--domain NAME] [--json PATH]
 
 Rows are {domain, tiers, metric, value, unit}. An hour is wall time of this machine, as it is loaded now:
 `built_per_hour` counts writing a task, `verified_per_hour` writing it, scoring its reference and doing nothing.
@@ -31,7 +31,16 @@ from palmette.sandbox.hosts import open_host
 
 Row = dict[str, str | float]
 _WAYS = 4
-GROUPS = (("terminal", (1,)), ("terminal", (2, 3, 4)), ("terminal", (5, 6, 7, 8)), ("swe", (1,)), ("swe", (2, 3)))
+GROUPS = (
+    ("terminal", (1,)),
+    ("terminal", (2, 3, 4)),
+    ("terminal", (5, 6, 7, 8)),
+    ("swe", (1,)),
+    ("swe", (2, 3)),
+    ("general", (1,)),
+    ("general", (2, 3)),
+    ("general", (4, 5, 6)),
+)
 
 
 def main() -> None:
@@ -39,11 +48,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=120, help="tasks a group")
     parser.add_argument("--attacked", type=int, default=20, help="tasks a group that are attacked")
+    parser.add_argument("--domain", help="only groups of this domain")
     parser.add_argument("--json", metavar="PATH", help="also write the rows to this file")
     arguments = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="palmette-envs-"))
     try:
-        rows = asyncio.run(measure(scratch, arguments.count, arguments.attacked))
+        rows = asyncio.run(measure(scratch, arguments.count, arguments.attacked, arguments.domain))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     for row in rows:
@@ -54,7 +64,7 @@ def main() -> None:
         temporary.replace(arguments.json)
 
 
-async def measure(scratch: Path, count: int, attacked: int) -> list[Row]:
+async def measure(scratch: Path, count: int, attacked: int, only: str | None = None) -> list[Row]:
     """Return the rows of the bound and of all groups."""
     host = open_host("namespace")
     try:
@@ -64,7 +74,7 @@ async def measure(scratch: Path, count: int, attacked: int) -> list[Row]:
         await check_tasks(bound[:1], host)  # the first start of a machine compiles
         graded = await check_tasks(bound, host, concurrency=_WAYS)
         rows = _grading("bound", "-", graded)
-        for domain, tiers in GROUPS:
+        for domain, tiers in [group for group in GROUPS if only in (None, group[0])]:
             label, place = ",".join(map(str, tiers)), scratch / f"{domain}{tiers[0]}"
             began_s = time.monotonic()
             tasks = build_tasks(domain, place, count=count, tiers=tiers, split="train", seed=1)

@@ -14,7 +14,7 @@ from palmette.envs.api import Draft, Split
 from palmette.envs.build import build_tasks
 from palmette.envs.check import check_tasks
 from palmette.envs.general.talk import first, memory, phones, shop, trips
-from palmette.envs.general.talk.customer import GOODBYE, UNKNOWN, YES, Customer
+from palmette.envs.general.talk.customer import GOODBYE, UNKNOWN, WAITS, YES, Customer
 from palmette.envs.general.talk.desk import mentions
 from palmette.envs.general.talk.scene import SAY, Scene
 from palmette.envs.general.talk.settle import verdict
@@ -139,6 +139,43 @@ def test_a_customer_answers_what_is_asked_and_no_more() -> None:
     assert customer.hear("I still cannot.") == "Well. b"
     assert customer.hear("It is done. Is there anything else?") == GOODBYE
     assert customer.hear("Hello?") == ""
+
+
+def test_a_customer_understands_a_clerk_who_talks_a_lot() -> None:
+    data = {
+        "stages": [{"say": "a"}, {"say": "b"}],
+        "knows": [
+            {"if": "name", "say": "Kavo."},
+            {"if": "postcode", "say": "12345."},
+            {"if": "refund", "say": "Credit."},
+        ],
+    }
+    customer = Customer(data)
+    ask = "I can help with that! Could you please provide:\n- your full name\n- your postcode"
+    assert customer.hear(ask) == "Kavo. 12345."
+    assert customer.hear("Thank you, Kavo. Let me check your orders.") == WAITS
+    assert customer.hear("I found it. Would you like me to cancel it?") == YES
+    assert customer.hear("It is cancelled and the refund is on its way. Is there anything else I can help with?") == "b"
+    assert customer.hear("What is your shoe size?") == UNKNOWN
+
+
+def test_a_telephone_is_operated_by_orders_and_not_by_reports_or_questions() -> None:
+    call = phones.scene(random.Random(1), "train", 2)
+    done: list[str] = []
+    customer = Customer(dict(call.customer), act=lambda action: done.append(action) or "seen")
+    for text in (
+        "I have turned airplane mode off for you.",
+        "Is airplane mode on?",
+        "Please check whether airplane mode is on.",
+    ):
+        customer.hear(text)
+    assert "airplane=off" not in done
+    customer.hear("Please do this:\n1. Turn off Airplane Mode\n2. Restart your phone\nWhat does the status bar say?")
+    assert [action for action in done if action in ("airplane=off", "restart", "bar")] == [
+        "airplane=off",
+        "restart",
+        "bar",
+    ]
 
 
 def test_a_value_is_mentioned_as_a_word_of_its_own() -> None:

@@ -1,11 +1,11 @@
 """A customer who follows rules: hidden wishes, things they know and do not know, changes of mind, a device to operate.
 
-A customer is data: {"stages": [{"say", "until", "rules": [{"if", "say", "go", "times"}]}], "knows": [{"if", "say"}],
-"device": [{"if", "see", "do"}], "most": n}. They open with the first stage's `say`. Of what they hear, device sentences
-come first; then the first rule of the stage whose pattern `if` is found (at most `times` times) is answered, and may
-`go` to another stage, or leave; a question about something they know is answered; a request to confirm is confirmed; a
-question about anything else is not known; anything else ends the stage, unless the device still says something about
-`until`. Nothing is random, so a log can be replayed.
+A customer is data: {"stages": [{"say", "until", "rules": [{"if", "unless", "say", "go", "times"}]}], "most": n,
+"knows": [{"if", "say"}], "device": [{"if", "see", "do"}]}. They open with the first stage's `say`. Of what they hear,
+device sentences come first; then the first rule of the stage whose pattern `if` is found (at most `times` times) is
+answered, and may `go` to another stage, or leave; a question about something they know is answered; a request to confirm
+is confirmed; a question about anything else is not known; anything else ends the stage, unless the device still says
+something about `until`. Nothing is random, so a log can be replayed.
 
 This file stands alone, because it is copied into tasks.
 """
@@ -65,8 +65,8 @@ class Customer:
                 return " ".join([*seen, rule["say"] or GOODBYE])
             self.stage = rule["go"]
             return " ".join([*seen, rule["say"], self._opening()]).strip()
-        asked = _ASKS.search(told) is not None
-        known = [fact["say"] for fact in self._plan.get("knows", ()) if asked and re.search(fact["if"], told)]
+        asked = _question(told)
+        known = [fact["say"] for fact in self._plan.get("knows", ()) if asked and re.search(fact["if"], asked)]
         if seen or known:
             return " ".join([*seen, *known])
         if _MORE.search(told):
@@ -81,7 +81,8 @@ class Customer:
         """Return the first rule of this stage that fits and is not used up."""
         for number, rule in enumerate(self._plan["stages"][self.stage].get("rules", ())):
             key = (self.stage, number)
-            if re.search(rule["if"], told) and self._used.get(key, 0) < rule.get("times", 1):
+            fits = re.search(rule["if"], told) and not ("unless" in rule and re.search(rule["unless"], told))
+            if fits and self._used.get(key, 0) < rule.get("times", 1):
                 self._used[key] = self._used.get(key, 0) + 1
                 return rule
         return None
@@ -103,7 +104,7 @@ class Customer:
     def _operate(self, told: str) -> list:
         """Do what sentences order on the device, look at what they ask about, and return what is seen."""
         seen: list = []
-        for sentence in re.split(r"(?<=[.!?;\n])\s+|\n| and then |, then ", told):
+        for sentence in _sentences(told):
             for part in self._plan.get("device", ()):
                 if self.act is None or not re.search(part["if"], sentence):
                     continue
@@ -114,3 +115,14 @@ class Customer:
                 elif "see" in part and not mine:
                     seen.append(self.act(part["see"]))
         return list(dict.fromkeys(seen))
+
+
+def _sentences(told: str) -> list:
+    return re.split(r"(?<=[.!?;\n])\s+|\n| and then |, then ", told)
+
+
+def _question(told: str) -> str:
+    """Return the text from its first question on, offers of more help left out; "" where nothing is asked."""
+    parts = [part for part in _sentences(told) if not _MORE.search(part)]
+    first = next((number for number, part in enumerate(parts) if _ASKS.search(part)), len(parts))
+    return " ".join(parts[first:])

@@ -14,7 +14,7 @@ REFUSED = (
     r"\b(cannot|can't|can not|unable|not able|not possible|impossible|not allowed|sorry|unfortunately|not eligible"
     r"|not permitted|policy|won't|will not)\b"
 )
-CONFIRMS = r"\b(confirm|shall i|should i|proceed|go ahead|would you like|do you want|correct\?|right\?|sure)"
+CONFIRMS = r"\b(confirm|shall i|should i|proceed|go ahead|would you like|do you want|correct\?|right\?|are you sure)"
 Act = tuple[str, ...]
 
 
@@ -74,7 +74,9 @@ class Visit:
     def changed(self, say: str, ask: str, later: str) -> None:
         """Add a wish that the customer takes back when asked to confirm; what they want instead comes next."""
         here = len(self.stages)
-        self.stages.append({"say": say, "rules": [{"if": CONFIRMS, "say": later, "go": here + 1}]})
+        self.stages.append(
+            {"say": say, "rules": [{"if": CONFIRMS, "unless": r"name|postcode|identi", "say": later, "go": here + 1}]}
+        )
         self.acts.append((SAY, ask))
         self.skills.append("change of mind")
 
