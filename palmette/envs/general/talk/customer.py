@@ -3,9 +3,9 @@
 A customer is data: {"stages": [{"say", "until", "rules": [{"if", "unless", "say", "go", "times"}]}], "most": n,
 "knows": [{"if", "say"}], "device": [{"if", "see", "do"}]}. They open with the first stage's `say`. Of what they hear,
 device sentences come first; then the first rule of the stage whose pattern `if` is found (at most `times` times) is
-answered, and may `go` to another stage, or leave; a question about something they know is answered; a request to confirm
-is confirmed; a question about anything else is not known; anything else ends the stage, unless the device still says
-something about `until`. Nothing is random, so a log can be replayed.
+answered, and may `go` to another stage, or leave; a question about something they know is answered; a request to
+confirm is confirmed; a question about anything else is not known; anything else ends the stage, unless the device still
+says something about `until`. Nothing is random, so a log can be replayed.
 
 This file stands alone, because it is copied into tasks.
 """
