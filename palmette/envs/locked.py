@@ -21,7 +21,7 @@ from pathlib import Path
 from palmette.envs.toolchain import Toolchain
 from palmette.errors import UserError
 
-_PIP_S = 600.0
+_PIP_S, _RESOLVE_S = 600.0, 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,10 +130,11 @@ def resolve(python: str, wanted: Wanted, *, without: str) -> tuple[tuple[str, ..
             try:
                 report = scratch / "report.json"
                 asked = [*before, "--dry-run", "--report", str(report), *wanted.needed, *wished]
-                _pip(python, asked, scratch / "nothing")
+                _pip(python, asked, scratch / "nothing", _RESOLVE_S)
                 break
             except UserError as error:
-                blamed = [wish for wish in wished if named(wish) in str(error).lower().replace("_", "-")]
+                late = "did not end" in str(error)  # then nobody knows which wish it was
+                blamed = [wish for wish in wished if not late and named(wish) in str(error).lower().replace("_", "-")]
                 if not wished:
                     raise
                 for wish in blamed or list(wished):
@@ -184,16 +185,16 @@ def _interpreters() -> Mapping[str, Interpreter]:
     return found
 
 
-def _pip(python: str, arguments: Sequence[str], target: Path) -> None:
+def _pip(python: str, arguments: Sequence[str], target: Path, limit_s: float = _PIP_S) -> None:
     """Have our own pip install into a directory, for another Python if need be; wheels only."""
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     other = [] if python == own else ["--python-version", python, "--implementation", "cp"]
     command = [sys.executable, "-m", "pip", "install", "-q", "--only-binary", ":all:", "--no-compile", "--no-input"]
     command += ["--disable-pip-version-check", "--no-warn-conflicts", "--target", str(target), *other, *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_S, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        raise UserError(f"pip did not end within {_PIP_S:g} s: {' '.join(arguments)}") from None
+        raise UserError(f"pip did not end within {limit_s:g} s: {' '.join(arguments)}") from None
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         raise UserError("pip: " + " ".join(said)[-600:])

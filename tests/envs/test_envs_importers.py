@@ -177,8 +177,9 @@ async def test_swe_bench_rows_are_built_from_a_clone_and_judged_test_by_test(tmp
     file = tmp_path / "t.parquet"
     pq.write_table(pa.Table.from_pylist(rows), file)
     imported = import_tasks("swe-bench", file, tmp_path / "out", clones=tmp_path / "clones")
-    assert [why.partition(": ")[0] for why in imported.refused] == [f"{file}:{n}" for n in range(2, 6)]
-    (task,) = imported.tasks
+    assert [why.partition(": ")[0] for why in imported.refused] == [f"{file}:{n}" for n in (2, 3, 5)]
+    task, _ = imported.tasks
+    assert 'official_agreed = "1"' in (task.path / "task.toml").read_text()
     assert (task.path / "environment/files/blob.bin").read_bytes() == b"\x00\xff"
     assert task.source == "own/pkg"
     assert task.split == split_of("own/pkg")

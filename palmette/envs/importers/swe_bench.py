@@ -8,16 +8,19 @@ structured report, test by test; it runs what the agent wrote in the same proces
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
-import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from palmette.envs.api import Draft
 from palmette.envs.importers.rows import Row
-from palmette.errors import UserError
+from palmette.envs.swe.real.rows import BenchRow, task_of_row
+from palmette.sandbox.hosts import open_host
 
 _TEST_SCRIPT = """\
 #!/bin/sh
@@ -70,19 +73,34 @@ def _from_row(row: Row, *, clones: Path | None) -> Draft:
     flip, keep = row.texts("FAIL_TO_PASS"), row.texts("PASS_TO_PASS")
     if not flip:
         raise row.refuse("FAIL_TO_PASS is empty: nothing would show that the issue is solved")
+    if clones:
+        clone = clones / repo.replace("/", "__")
+        if not clone.is_dir():
+            raise row.refuse(f"{clone} is missing: a git clone of the repository is needed there")
+        mine = BenchRow(
+            key=key,
+            repo=repo,
+            commit=commit,
+            issue=issue,
+            gold=gold,
+            tests=tests,
+            created=str(row.data.get("created_at") or ""),
+            fail_to_pass=tuple(flip),
+            pass_to_pass=tuple(keep),
+        )
+        draft = _built_here(mine, clone)
+        license = row.text("license", "")
+        return replace(draft, provenance=_provenance(row), license=license, metadata=draft.metadata | _told(row))
     if odd := [test for test in flip + keep if "::" not in test]:
-        raise row.refuse(f"{odd[0]!r} is no test id of pytest (FILE.py::TEST); other runners are not supported")
+        raise row.refuse(f"{odd[0]!r} is no test id of pytest (FILE.py::TEST); other runners need a clone")
     where = {test.split("::")[0] for test in flip + keep}
-    files = _clone(row, clones / repo.replace("/", "__"), commit) if clones else {}
-    workdir = "/app" if clones else "/testbed"
-    image = f"swebench/sweb.eval.x86_64.{key.lower().replace('__', '_1776_')}:latest"
-    dockerfile = "FROM scratch\nWORKDIR /app\nCOPY files/ /app/\n" if clones else f"FROM {image}\nWORKDIR /testbed\n"
+    workdir, image = "/testbed", f"swebench/sweb.eval.x86_64.{key.lower().replace('__', '_1776_')}:latest"
+    dockerfile = f"FROM {image}\nWORKDIR /testbed\n"
     return Draft(
         name=f"swe-bench/{key}",
         domain="swe",
         instruction=issue,
-        files=files,
-        git=bool(clones),
+        files={},
         dockerfile=dockerfile,
         workdir=workdir,
         test_files={
@@ -96,32 +114,34 @@ def _from_row(row: Row, *, clones: Path | None) -> Draft:
         tier=1,
         split="train",
         skills=("issue",),
-        provenance=f"SWE-bench, imported from {row.path.name}:{row.number}",
         intent="request",
         template="",
         source=repo,
-        license=row.text("license", ""),
         agent_timeout_s=1800.0,
         verifier_timeout_s=600.0,
-        metadata={"instance_id": key, "base_commit": commit, "difficulty": str(row.data.get("difficulty") or "")},
+        metadata=_told(row),
+        provenance=_provenance(row),
+        license=row.text("license", ""),
     )
 
 
-def _clone(row: Row, clone: Path, commit: str) -> dict[str, str | bytes]:
-    """Return the files of a commit of a clone."""
-    if not clone.is_dir():
-        raise row.refuse(f"{clone} is missing: a git clone of the repository is needed there")
-    listed = _git(clone, "ls-tree", "-r", "--name-only", "-z", commit)
-    if listed is None:
-        raise row.refuse(f"{clone} has no commit {commit}")
-    names = [name for name in listed.decode().split("\0") if name]
-    found = {name: _git(clone, "cat-file", "blob", f"{commit}:{name}") for name in names}
-    return {name: content for name, content in found.items() if content is not None}
+def _provenance(row: Row) -> str:
+    return f"SWE-bench, imported from {row.path.name}:{row.number}"
 
 
-def _git(clone: Path, *arguments: str) -> bytes | None:
-    try:
-        done = subprocess.run(["git", "-C", str(clone), *arguments], capture_output=True, check=False)
-    except FileNotFoundError:
-        raise UserError("git is not installed; importing from clones needs it") from None
-    return done.stdout if done.returncode == 0 else None
+def _told(row: Row) -> dict[str, str]:
+    return {name: str(row.data.get(name) or "") for name in ("instance_id", "base_commit", "difficulty")}
+
+
+def _built_here(row: BenchRow, clone: Path) -> Draft:
+    """Build a row's environment in sandboxes here, in a thread: whoever imports may have a loop of its own."""
+
+    async def build() -> Draft:
+        host = open_host("namespace")
+        try:
+            return await task_of_row(row, clone, host)
+        finally:
+            await host.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(build())).result()

@@ -17,20 +17,31 @@ from palmette.envs.swe.real.languages import LANGUAGES
 from palmette.envs.swe.real.project import Language, Mutation, Result
 from palmette.sandbox.api import Host
 
-MOST_FAILING = 60  # tests; a change that breaks more says little about where it is
 _MOST_KEPT = 300  # tests that must go on passing
-_MOST_CALLING = 500
-_HIDDEN_VALUES = 2  # that a bug must change, so that the one in the issue is not all there is
+_MOST_CALLING = 150  # tests that are run over one change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What makes a bug of a change: how many tests may fail, how many hidden values differ, whether it can be told."""
+
+    most_failing: int = 60  # a change that breaks more says little about where it is
+    least_hidden: int = 2  # so that the one in the issue is not all there is
+    told: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A change that may be a bug: the files as they then are, and the tests that can notice it (None: any)."""
+    """A change that may be a bug: the files as they then are.
+
+    `tests` are those to be run over it, `callers` all that could notice it; None stands for every test.
+    """
 
     kind: str
     files: Mapping[str, str]
     where: str  # the function it is in, or what else may be said of it inside of task.toml
     tests: frozenset[str] | None = None
+    callers: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +67,17 @@ class Bug:
     hidden_values: int  # plain values that the bug changes and no test file tells
 
 
+_TERMS = Terms()
+
+
 class Hunt:
     """Tries candidates on one project; use it as a context.
 
     `sealed` are the project's tests, `rejected` counts why candidates are no bugs.
     """
 
-    def __init__(self, host: Host, built: Built) -> None:
-        self._built = built
+    def __init__(self, host: Host, built: Built, terms: Terms = _TERMS) -> None:
+        self._built, self._terms = built, terms
         self._language: Language = LANGUAGES[built.project.language]
         self.sealed: Sealed = seal_all(self._language, built.files, built.project.tests, built.open_places)
         overlay = {**built.files, **{path: text.encode() for path, text in self.sealed.files.items()}}
@@ -104,7 +118,7 @@ class Hunt:
         differing = [test for test in sorted(tests) if not _alike(broken.results[test], baseline[test])]
         if not differing:
             return "no test notices", None
-        if len(differing) > MOST_FAILING:
+        if len(differing) > self._terms.most_failing:
             return "breaks too much", None
         right = await self._right()
         await self._open.put(dict(candidate.files))
@@ -116,16 +130,16 @@ class Hunt:
         if any(right[test].digest != baseline[test].digest for test in failing):
             return "its tests are not stable", None
         hidden = sum(_changed(right[test], broken.results[test]) for test in failing)
-        if hidden < _HIDDEN_VALUES:
+        if hidden < self._terms.least_hidden:
             return "too little of it is hidden", None
         evidence = tuple(
             each
             for test in failing
             for each in self._evidence(test, right[test], broken.results[test], plain[test].message)
         )
-        if not evidence:
+        if not evidence and self._terms.told:
             return "nothing can be said about it", None
-        kept = self._kept(tests, set(differing), failing)
+        kept = self._kept(tests, set(baseline if candidate.callers is None else candidate.callers), differing, failing)
         seen = {test: baseline[test].digest for test in (*failing, *kept)}
         return "", Bug(candidate=candidate, fail_to_pass=failing, seen=seen, evidence=evidence, hidden_values=hidden)
 
@@ -135,11 +149,13 @@ class Hunt:
             self._known = (await self._blind.run(only=list(self._built.baseline), values=True)).results
         return self._known
 
-    def _kept(self, calling: set[str], differing: set[str], failing: Collection[str]) -> list[str]:
+    def _kept(
+        self, tests: Collection[str], callers: Collection[str], differing: Collection[str], failing: Collection[str]
+    ) -> list[str]:
         """Return what must go on passing: tests that call what is changed first, then others of the same files."""
         files = set(_files(failing))
-        near = [test for test in sorted(calling) if test not in differing]
-        far = [t for t in self._built.baseline if t not in calling and t.partition("::")[0] in files]
+        near = sorted(set(tests) - set(differing))
+        far = [t for t in self._built.baseline if t not in callers and t.partition("::")[0] in files]
         return (near + far)[:_MOST_KEPT]
 
     def _evidence(self, test: str, right: Result, wrong: Result, message: str) -> Iterator[Evidence]:
@@ -190,12 +206,15 @@ def by_kind(built: Built, rng: random.Random, *, most_in_function: int = 2) -> I
                 mutation = waiting[kind].pop()
                 if taken[mutation.path, mutation.line] < most_in_function:
                     taken[mutation.path, mutation.line] += 1
-                    tests = sorted(calling[f"{mutation.path}:{mutation.line}"])
-                    if len(tests) > _MOST_CALLING:
-                        tests = rng.sample(tests, _MOST_CALLING)
+                    callers = sorted(calling[f"{mutation.path}:{mutation.line}"])
+                    tests = rng.sample(callers, min(len(callers), _MOST_CALLING))
                     text = mutation.apply(built.files[mutation.path].decode())
                     yield Candidate(
-                        kind=kind, files={mutation.path: text}, where=mutation.function, tests=frozenset(tests)
+                        kind=kind,
+                        files={mutation.path: text},
+                        where=mutation.function,
+                        tests=frozenset(tests),
+                        callers=frozenset(callers),
                     )
                     break
 

@@ -40,12 +40,23 @@ async def build_project(what: str, host: Host) -> Built:
         files = await asyncio.to_thread(read_tree, source.path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    lock, first, attempts = await _settled(host, language, project, files)
-    built = await _measured(host, language, project, lock, files, first)
+    built = await measure(host, language, project, files)
     version, older = await asyncio.to_thread(older_release, project.name, project.version) if released else ("", {})
     took_s = round(time.monotonic() - began_s, 2)
-    report = replace(built.report, build_s=took_s, attempts=attempts, provenance=source.provenance)
+    report = replace(built.report, build_s=took_s, provenance=source.provenance)
     return replace(built, report=report, older=older, older_version=version)
+
+
+async def measure(
+    host: Host, language: Language, project: Project, files: Mapping[str, bytes], *, fewest: int = _FEWEST
+) -> Built:
+    """Find an environment for files that are here, and measure what its tests come to; at least `fewest` must pass.
+
+    Raises `UserError` with the reason when there is none.
+    """
+    lock, first, attempts = await _settled(host, language, project, files)
+    built = await _measured(host, language, project, lock, files, first, fewest)
+    return replace(built, report=replace(built.report, attempts=attempts))
 
 
 def _released(what: str) -> bool:
@@ -118,7 +129,7 @@ def _passing(run: Run) -> float:
 
 
 async def _measured(
-    host: Host, language: Language, project: Project, lock: Lock, files: Mapping[str, bytes], first: Run
+    host: Host, language: Language, project: Project, lock: Lock, files: Mapping[str, bytes], first: Run, fewest: int
 ) -> Built:
     """Run the tests again, then sealed; what passes alike every time is the baseline."""
     async with Bench(host, language, project, lock, files) as bench:
@@ -147,7 +158,7 @@ async def _measured(
         for name, result in traced.results.items()
         if name in passed and all(_sealed_same(result, run.results.get(name)) for run in plain)
     }
-    if len(stable) < _FEWEST:
+    if len(stable) < fewest:
         raise UserError(f"{project.name} {project.version}: only {len(stable)} tests pass alike every time")
     report = Report(
         collected=len(first.results),

@@ -13,6 +13,7 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 
 from palmette.envs.swe.real.project import Project
+from palmette.envs.swe.real.setup_py import asked_for
 
 _TESTING = {
     "test",
@@ -186,9 +187,10 @@ def _requirements(
             needed.append(_plain(found))
         elif extra and any(found.marker and found.marker.evaluate({"extra": name}) for name in _TESTING):
             wished.append(_plain(found))
+    ours, theirs = asked_for(_text(tree / "setup.py"), _TESTING)
     if not needed and not listed:
-        needed += _many(setup.get("options", "install_requires", fallback="").splitlines())
-    wished += _many(_wishes(tree, pyproject, setup))
+        needed += _many([*setup.get("options", "install_requires", fallback="").splitlines(), *ours])
+    wished += _many([*_wishes(tree, pyproject, setup), *theirs])
     kept = [wish for wish in wished if not _skipped(_key(wish))]
     return needed, list(dict.fromkeys(wish for wish in kept if _key(wish) != "pytest"))
 

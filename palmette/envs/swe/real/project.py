@@ -26,6 +26,7 @@ class Project:
     needed: tuple[str, ...] = ()  # requirements of the library
     wished: tuple[str, ...] = ()  # requirements of its tests, as far as they can be found
     pythons: str = ""  # what it says of versions, such as ">=3.9"
+    before: str = ""  # the day its packages are to be of, as YYYY-MM-DD, where it is an old one
     entry_points: str = ""
 
 

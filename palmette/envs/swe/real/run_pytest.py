@@ -217,7 +217,8 @@ def warm(wanted):
     from _pytest.assertion import rewrite
 
     compiled, rewritten = {}, {}
-    compiling, rewriting = importlib.machinery.SourceFileLoader.get_code, rewrite._rewrite_test
+    loaders = importlib.machinery.SourceFileLoader
+    compiling, rewriting = loaders.get_code, vars(rewrite)["_rewrite_test"]
 
     def get_code(loader, name):
         data, code = compiled.get(loader.path, (None, None))
@@ -227,8 +228,8 @@ def warm(wanted):
         data, found = rewritten.get(str(path), (None, None))
         return found if data is not None and _same(path, data) else rewriting(path, config)
 
-    importlib.machinery.SourceFileLoader.get_code = get_code
-    rewrite._rewrite_test = rewrite_test
+    for owner, name, new in ((loaders, "get_code", get_code), (rewrite, "_rewrite_test", rewrite_test)):
+        setattr(owner, name, new)
     for name in wanted["warm"]:
         path = os.path.abspath(name)
         try:

@@ -23,6 +23,7 @@ _HERE = Path(__file__).parent
 _TEST_SCRIPT = "#!/bin/sh\nexec python3 -I -S /tests/judge_suite.py\n"
 _SETTINGS = {"conftest.py", "pytest.ini", ".pytest.ini", "tox.ini", "setup.cfg", "pyproject.toml", "package.json"}
 _TEST_FOLDERS = {"test", "tests", "testing", "__tests__"}
+STORAGE_MB, MEMORY_MB, PIDS = 256, 1024, 128  # of the sandboxes of real projects
 _SLOW = 20  # times as long as the tests took here may they take when they are graded
 _LIMIT_S = (30.0, 240.0)
 
@@ -72,6 +73,9 @@ def draft_of(
         license=project.license,
         agent_timeout_s=900.0,
         verifier_timeout_s=_limit_s(built) + 30.0,
+        storage_mb=STORAGE_MB,
+        memory_mb=MEMORY_MB,
+        pids=PIDS,
         metadata={
             "project": built.label,
             "language": project.language,
