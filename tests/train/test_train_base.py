@@ -7,37 +7,43 @@ import pytest
 
 from palmette.chat.template import Renderer
 from palmette.envs.build import drafts
+from palmette.envs.names import DOMAINS
+from palmette.rollout.offer import offer_of
 from palmette.run import RunDir
-from palmette.scaffolds.loop import TOOLS
-from palmette.train.base.corpus import blunder, conversation, transcripts
-from palmette.train.base.recipe import BaseRecipe, Shape
+from palmette.scaffolds.loop import toolset
+from palmette.train.base.blunder import blunder
+from palmette.train.base.corpus import conversation, transcripts, turns
+from palmette.train.base.recipe import BaseRecipe, Corpus, Shape
 from palmette.train.base.tokenizer import train_tokenizer
 from palmette.train.base.train import render, sample_of, train_base
 
 TINY = BaseRecipe(steps=4, batch=4, save_every=2, shape=Shape(hidden=32, layers=1, expert_dim=16, vocab=400))
+EASY = {name: [1] for name in DOMAINS}
+TAUGHT = {name: [1, 2, 3] if name in ("terminal", "swe") else [1] for name in DOMAINS}
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    texts = [render(m) for m in transcripts(["terminal", "swe"], [1], count=60, sloppy=0, split="train", seed="t")]
+    made = transcripts(dict.fromkeys(DOMAINS, 1.0), EASY, count=100, sloppy=0, split="train", seed="t")
+    texts = [render(each.messages, each.tools) for each in made]
     return train_tokenizer(texts, vocab_size=600, context_tokens=2048)
 
 
-@pytest.mark.parametrize("name", ["terminal", "swe"])
+@pytest.mark.parametrize("name", DOMAINS)
 def test_the_whole_is_tokenised_as_turn_by_turn(name: str, tokenizer, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     renderer = Renderer.from_dir(tmp_path)
-    for draft in drafts(name, count=9, tiers=[1, 2, 3], split="heldout", seed=1):
-        messages = conversation(draft, draft.steps)
-        sample = sample_of(render(messages), tokenizer)
-        ids = renderer.prompt(messages[:2], TOOLS)
+    for draft in drafts(name, count=9, tiers=TAUGHT[name], split="heldout", seed=1):
+        messages, tools = conversation(draft, draft.steps), toolset(offer_of(draft))
+        sample = sample_of(render(messages, tools), tokenizer)
+        ids = renderer.prompt(messages[:2], tools)
         sampled = [False] * len(ids)
         for index in range(2, len(messages), 2):
-            answer = renderer.completion(messages[:index], messages[index], TOOLS)
+            answer = renderer.completion(messages[:index], messages[index], tools)
             sampled += [True] * len(answer)
             told = messages[index + 1 : index + 2]
             if told:
-                ids = renderer.extend(ids, answer, messages[: index + 1], told, TOOLS)
+                ids = renderer.extend(ids, answer, messages[: index + 1], told, tools)
                 sampled += [False] * (len(ids) - len(sampled))
             else:
                 ids = [*ids, *answer]
@@ -47,10 +53,10 @@ def test_the_whole_is_tokenised_as_turn_by_turn(name: str, tokenizer, tmp_path: 
         assert tokenizer.decode(shown[len(ids) :]) == "\n"  # what follows the last turn is nobody's to learn
 
 
-@pytest.mark.parametrize("name", ["terminal", "swe"])
+@pytest.mark.parametrize("name", DOMAINS)
 def test_a_blunder_changes_exactly_one_step_for_the_worse(name: str) -> None:
     rng = random.Random(0)
-    for draft in drafts(name, count=60, tiers=[1, 2, 3], split="train", seed=2):
+    for draft in drafts(name, count=60, tiers=TAUGHT[name], split="train", seed=2):
         wrong = blunder(draft.steps, rng, "train")
         if len(wrong) == len(draft.steps):
             changed = [(a, b) for a, b in zip(draft.steps, wrong, strict=True) if a != b]
@@ -62,10 +68,46 @@ def test_a_blunder_changes_exactly_one_step_for_the_worse(name: str) -> None:
         assert wrong[-1].tool == "submit"
 
 
+@pytest.mark.parametrize("name", DOMAINS)
+def test_a_transcript_shows_the_tools_and_the_words_of_its_task(name: str) -> None:
+    for each in transcripts({name: 1.0}, EASY, count=20, sloppy=0.5, split="train", seed="w"):
+        assert each.messages[0].role == "system"
+        called = {call.name for message in each.messages for call in message.tool_calls}
+        assert called <= {tool.name for tool in each.tools}
+        assert each.messages[-1].tool_calls[0].name == "submit"
+        text = render(each.messages, each.tools)
+        assert all(f"\n{tool.name}(" in text for tool in each.tools)
+        assert "<tool_call>" in text
+
+
+def test_domains_have_their_shares_of_every_beginning() -> None:
+    shares = {"terminal": 3.0, "swe": 1.0, "web": 0.0}
+    order = turns(shares, 400)
+    assert order.count("swe") == 100
+    assert order.count("web") == 0
+    for end in range(1, 401):
+        assert abs(order[:end].count("terminal") - 0.75 * end) <= 1.0
+    assert turns({"terminal": 1.0, "swe": 1.0}, 5) == ["terminal", "swe", "terminal", "swe", "terminal"]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "why"),
+    [
+        ({"domains": ["terminl"]}, "did you mean 'terminal'"),
+        ({"shares": {"web": 1.0}}, "not among the domains"),
+        ({"shares": {"terminal": 0.0, "swe": 0.0}}, "one of them above"),
+        ({"tiers": {"swe": [9]}}, r"swe has \[1"),
+    ],
+)
+def test_a_corpus_that_cannot_be_made_is_refused(corpus: dict, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Corpus(**corpus)
+
+
 def test_the_share_of_blunders_is_the_recipe_s() -> None:
     def wrong(sloppy: float) -> int:
-        clean = transcripts(["terminal"], [1], count=200, sloppy=0.0, split="train", seed="s")
-        mixed = transcripts(["terminal"], [1], count=200, sloppy=sloppy, split="train", seed="s")
+        clean = transcripts({"terminal": 1.0}, EASY, count=200, sloppy=0.0, split="train", seed="s")
+        mixed = transcripts({"terminal": 1.0}, EASY, count=200, sloppy=sloppy, split="train", seed="s")
         return sum(a != b for a, b in zip(clean, mixed, strict=True))
 
     assert wrong(0.0) == 0

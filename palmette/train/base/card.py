@@ -26,7 +26,7 @@ A {num_parameters / 1e6:.2f} M-parameter decoder of the Qwen3-MoE architecture (
 
 | | |
 |---|---|
-| data | generated agent transcripts of the domains {", ".join(corpus.domains)}, tiers {corpus.tiers}, training split |
+| data | generated agent transcripts, training split: {_listed(recipe)} |
 | quality of the data | {corpus.sloppy:.0%} of the transcripts go wrong at exactly one step, on purpose |
 | transcripts | {recipe.steps * recipe.batch:,} |
 | tokens | {tokens / 1e6:.1f} M, of which the assistant's turns carry loss |
@@ -35,7 +35,16 @@ A {num_parameters / 1e6:.2f} M-parameter decoder of the Qwen3-MoE architecture (
 | context | {shape.context} tokens |
 
 **Visibly imperfect by design.** {corpus.sloppy:.0%} of what it read ends in failure, so it solves only a part of the \
-held-out tasks of either domain (the demo's table says how many). It knows no other task, no other language and no \
+held-out tasks of any domain (the demo's table says how many). It knows no other task, no other language and no \
 facts: use it to try the machinery, and a real model for everything else.
 """,
+    )
+
+
+def _listed(recipe: BaseRecipe) -> str:
+    corpus, total = recipe.corpus, sum(recipe.corpus.weights.values())
+    return "; ".join(
+        f"{name} ({weight / total:.0%}, tier{'s' * (len(corpus.levels[name]) > 1)} "
+        f"{', '.join(map(str, corpus.levels[name]))})"
+        for name, weight in corpus.weights.items()
     )

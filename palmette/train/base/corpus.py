@@ -1,96 +1,84 @@
 """Generated agent transcripts of mixed quality, as a base model would have met them.
 
-Every transcript is a task of a domain with the reference steps, rendered as the built-in loop would show them. A
-`sloppy` share of them goes wrong at exactly one step (a goal forgotten, a wrong name, a wrong edit), so that the base
-has seen all of the work and is reliable at none of it: that is what specialising is for.
+Every transcript is a task of a domain with the reference steps, rendered as the built-in loop would show them, with the
+tools and the system prompt that the task brings. A `sloppy` share of them goes wrong at exactly one step (`blunder`),
+so that the base has seen all of the work and is reliable at none of it: that is what specialising is for.
 """
 
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from palmette.chat.message import Message, ToolCall
+from palmette.chat.message import Message, Tool
 from palmette.envs.api import Draft, Split, Step
 from palmette.envs.names import domain
-from palmette.envs.words import word
-from palmette.scaffolds.loop import SYSTEM_PROMPT
+from palmette.envs.tools import SAY
+from palmette.rollout.demonstrate import turn_of
+from palmette.rollout.offer import offer_of
+from palmette.scaffolds.loop import SYSTEM_PROMPT, toolset
+from palmette.train.base.blunder import blunder
 
-_OPERATORS = ("+", "-", "*", "//", "%", "<", ">", "<=", ">=", "==")
-_OTHER_CALLS = {
-    "max": "min",
-    "min": "max",
-    "sum": "len",
-    "len": "sum",
-    "upper": "lower",
-    "lower": "upper",
-    "abs": "max",
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """A conversation of a domain, and the tools that the model is offered in it."""
+
+    domain: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...]
 
 
 def transcripts(
-    domains: Sequence[str], tiers: Sequence[int], *, count: int, sloppy: float, split: Split, seed: str
-) -> list[tuple[Message, ...]]:
-    """Return `count` conversations, the domains in turn, a share `sloppy` of them with one wrong step."""
+    shares: Mapping[str, float],
+    tiers: Mapping[str, Sequence[int]],
+    *,
+    count: int,
+    sloppy: float,
+    split: Split,
+    seed: str,
+) -> list[Transcript]:
+    """Return `count` transcripts, each domain its share of any beginning of them, a share `sloppy` with one wrong step.
+
+    `shares` are weights; `tiers` are those of each domain, drawn evenly.
+    """
     rng = random.Random(f"corpus/{split}/{seed}")
-    found: list[tuple[Message, ...]] = []
-    for number in range(count):
-        source = domain(domains[number % len(domains)])
-        tier = rng.choice([tier for tier in tiers if tier in source.tiers])
-        draft = source.draft(rng, tier=tier, split=split, name=f"corpus/{seed}/{number}")
+    found: list[Transcript] = []
+    for number, name in enumerate(turns(shares, count)):
+        source = domain(name)
+        draft = source.draft(rng, tier=rng.choice(list(tiers[name])), split=split, name=f"corpus/{seed}/{number}")
         steps = blunder(draft.steps, rng, split) if rng.random() < sloppy else draft.steps
-        found.append(conversation(draft, steps))
+        tools = toolset(offer_of(draft))
+        found.append(Transcript(domain=name, messages=conversation(draft, steps), tools=tools))
     return found
 
 
+def turns(shares: Mapping[str, float], count: int) -> list[str]:
+    """Return whose turn it is, `count` times, as near to the shares as can be at every moment; equal ones in order.
+
+    Raises `ValueError` for no share above 0.
+    """
+    total = sum(shares.values())
+    if total <= 0 or min(shares.values()) < 0:
+        raise ValueError(f"shares must be at least 0, and one of them above: {dict(shares)}")
+    given = dict.fromkeys(shares, 0)
+    order: list[str] = []
+    for number in range(1, count + 1):
+        name = max(shares, key=lambda each: round(shares[each] / total * number - given[each], 9))
+        given[name] += 1
+        order.append(name)
+    return order
+
+
 def conversation(draft: Draft, steps: Sequence[Step]) -> tuple[Message, ...]:
-    """Return the conversation in which `steps` are the assistant's turns, one call each, up to the last call."""
-    messages = [Message(role="system", content=SYSTEM_PROMPT), Message(role="user", content=draft.instruction)]
+    """Return the conversation in which `steps` are the assistant's turns, a call or words each, up to the last call."""
+    system = draft.system or SYSTEM_PROMPT
+    messages = [Message(role="system", content=system), Message(role="user", content=draft.instruction)]
     for number, step in enumerate(steps):
-        call = ToolCall(id=f"call{number}", name=step.tool, arguments=step.arguments)
-        messages.append(Message(role="assistant", tool_calls=(call,)))
-        messages.append(Message(role="tool", content=step.observation, tool_call_id=call.id))
-    return tuple(messages[:-1])  # nothing is said after the last call: it submits
-
-
-def blunder(steps: tuple[Step, ...], rng: random.Random, split: Split) -> tuple[Step, ...]:
-    """Return the steps with one of those that change something left out or done wrongly."""
-    candidates = [i for i, step in enumerate(steps) if step.observation in ("(no output)", "ok")]
-    index = rng.choice(candidates)
-    step = steps[index]
-    if rng.random() < 0.25:
-        return steps[:index] + steps[index + 1 :]
-    if step.tool == "edit":
-        wrong = {**step.arguments, "new": _wrong_line(step.arguments["new"], step.arguments["old"], rng)}
-    else:
-        wrong = {"command": _wrong_command(step.arguments["command"], rng, split)}
-    return (*steps[:index], replace(step, arguments=wrong), *steps[index + 1 :])
-
-
-def _wrong_command(command: str, rng: random.Random, split: Split) -> str:
-    """Replace one of the names in a command by another invented name."""
-    names = [
-        match for match in re.finditer(r"[a-z]{4,}", command) if match.group() not in ("grep", "sort", "mkdir", "chmod")
-    ]
-    match = rng.choice(names)
-    return command[: match.start()] + word(rng, split) + command[match.end() :]
-
-
-def _wrong_line(right: str, old: str, rng: random.Random) -> str:
-    """Change an operator, a called function or a number of the right line; never return it unchanged."""
-    places = list(re.finditer(r"\*\*|//|<=|>=|==|[-+*%<>]|\b(?:max|min|sum|len|upper|lower|abs)\b|\d", right))
-    rng.shuffle(places)
-    for place in places:
-        text = place.group()
-        if text.isdigit():
-            other = str(rng.choice([d for d in range(4) if str(d) != text]))
-        elif text in _OTHER_CALLS:
-            other = _OTHER_CALLS[text]
+        messages.append(turn_of(step, number))
+        if step.tool == SAY:
+            messages.append(Message(role="user", content=step.observation))
         else:
-            other = rng.choice([o for o in _OPERATORS if o != text])
-        line = right[: place.start()] + other + right[place.end() :]
-        if line != right:
-            return line
-    return old  # nothing to change: the edit leaves the bug where it is
+            messages.append(Message(role="tool", content=step.observation, tool_call_id=f"call{number}"))
+    return tuple(messages[:-1])  # nothing is said after the last call: it submits

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from palmette.envs.names import DOMAINS
+from palmette.errors import suggest
 from palmette.train.config import TrainConfig
 from palmette.train.optim import OptimConfig
 
@@ -32,9 +34,38 @@ class Corpus(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    domains: list[str] = Field(default=["terminal", "swe"], description="domains, in turn")
-    tiers: list[int] = Field(default=[1, 2, 3], description="difficulties, drawn evenly")
+    domains: list[str] = Field(default=["terminal", "swe"], min_length=1, description="whose tasks are worked on")
+    shares: dict[str, float] = Field(default_factory=dict, description="weight of a domain among them; 1 if not named")
+    tiers: dict[str, list[int]] = Field(
+        default_factory=lambda: {"terminal": [1, 2, 3], "swe": [1, 2, 3]},
+        description="difficulties of a domain, drawn evenly; the first alone if not named",
+    )
     sloppy: float = Field(default=0.5, ge=0, le=1, description="share of transcripts with one wrong step")
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        for section, named in (("domains", self.domains), ("shares", self.shares), ("tiers", self.tiers)):
+            for name in named:
+                if name not in DOMAINS:
+                    raise ValueError(f"corpus.{section}: unknown domain '{name}'{suggest(name, DOMAINS)}")
+        if stray := sorted(set(self.shares) - set(self.domains)):
+            raise ValueError(f"corpus.shares: '{stray[0]}' is not among the domains")
+        if min(self.weights.values()) < 0 or not any(self.weights.values()):
+            raise ValueError("corpus.shares must be at least 0, and one of them above")
+        for name in self.domains:
+            if wrong := set(self.levels[name]) - set(DOMAINS[name].tiers) or not self.levels[name]:
+                raise ValueError(f"corpus.tiers: {name} has {list(DOMAINS[name].tiers)}, not {wrong}")
+        return self
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of every domain."""
+        return {name: self.shares.get(name, 1.0) for name in self.domains}
+
+    @property
+    def levels(self) -> dict[str, list[int]]:
+        """The tiers of every domain."""
+        return {name: self.tiers.get(name, [DOMAINS[name].tiers[0]]) for name in self.domains}
 
 
 class BaseRecipe(BaseModel):

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from palmette.chat.form import Form, as_it_is, schema, tell
-from palmette.chat.message import Message
+from palmette.chat.message import Message, Tool
 from palmette.progress import Progress
 from palmette.run import RunDir
 from palmette.scaffolds.loop import TOOLS
 from palmette.train.base.card import write_card
-from palmette.train.base.corpus import transcripts
+from palmette.train.base.corpus import Transcript, transcripts
 from palmette.train.base.recipe import BaseRecipe, Shape
 from palmette.train.base.tokenizer import END_OF_TEXT, TURN_END, TURN_START, chat_template, train_tokenizer
 from palmette.train.samples import Sample, from_demonstration
@@ -54,13 +54,13 @@ async def train_base(recipe: BaseRecipe, run: RunDir) -> None:
         run.finish_stage("export", {"model": "model", "tokens": tokens, "loss": round(loss, 4)})
 
 
-def render(messages: Sequence[Message]) -> str:
-    """Return a conversation with the built-in loop's tools as the embedded template tells it, all at once."""
+def render(messages: Sequence[Message], tools: Sequence[Tool] = TOOLS) -> str:
+    """Return a conversation with the tools offered in it as the embedded template tells it, all at once."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    tools: list[Any] = [schema(tool) for tool in TOOLS]
-    told = tell(messages, TOOLS, Form(), as_it_is)
-    rendered, _ = render_jinja_template(conversations=[told], tools=tools, chat_template=chat_template())
+    offered: list[Any] = [schema(tool) for tool in tools]
+    told = tell(messages, tools, Form(), as_it_is)
+    rendered, _ = render_jinja_template(conversations=[told], tools=offered, chat_template=chat_template())
     return rendered[0]
 
 
@@ -114,7 +114,7 @@ def _tokenizer(recipe: BaseRecipe, run: RunDir, target: Path) -> PreTrainedToken
 
     if run.stage_done("tokenizer"):
         return PreTrainedTokenizerFast.from_pretrained(target)
-    texts = (render(messages) for messages in _conversations(recipe, "tokenizer", _TOKENIZER_TRANSCRIPTS))
+    texts = (render(each.messages, each.tools) for each in read(recipe, "tokenizer", _TOKENIZER_TRANSCRIPTS))
     tokenizer = train_tokenizer(texts, vocab_size=recipe.shape.vocab, context_tokens=recipe.shape.context)
     tokenizer.save_pretrained(target)
     run.finish_stage("tokenizer", {"vocab": len(tokenizer)})
@@ -136,15 +136,16 @@ async def _train(
     )
     with Progress("train", recipe.steps, "steps", done=stage.step) as bar, stage.kept():
         for step in range(stage.step, recipe.steps):
-            batch = [sample_of(render(m), tokenizer) for m in _conversations(recipe, str(step), recipe.batch)]
+            read_now = read(recipe, str(step), recipe.batch)
+            batch = [sample_of(render(each.messages, each.tools), tokenizer) for each in read_now]
             row = await stage.advance(lambda _, batch=batch: [batch], Likelihood(), token_budget=recipe.token_budget)
             bar.update(1, loss=row["loss"], tokens=row["tokens"])
     if not run.stage_done("train"):
         run.finish_stage("train", {"steps": stage.step, "seconds": round(stage.seconds, 1)})
 
 
-def _conversations(recipe: BaseRecipe, part: str, count: int) -> list[tuple[Message, ...]]:
+def read(recipe: BaseRecipe, part: str, count: int) -> list[Transcript]:
+    """Return the transcripts that a part of the training reads: "tokenizer", or the number of a step."""
     corpus = recipe.corpus
-    return transcripts(
-        corpus.domains, corpus.tiers, count=count, sloppy=corpus.sloppy, split="train", seed=f"{recipe.seed}/{part}"
-    )
+    seed = f"{recipe.seed}/{part}"
+    return transcripts(corpus.weights, corpus.levels, count=count, sloppy=corpus.sloppy, split="train", seed=seed)
