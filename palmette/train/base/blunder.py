@@ -77,7 +77,7 @@ def _wrong_word(text: str, told: str, kept: str, rng: random.Random, split: Spli
             other = rng.choice(mentioned)
         else:
             other = word(rng, split) if kind is _INVENTED else str(int(match[0]) + rng.randint(1, 9))
-        other = other.capitalize() if match[0][0].isupper() else other
+        other = other.capitalize() if match[0][0].isupper() else other.lower()
         return text[: match.start()] + other + text[match.end() :]
     return None
 
