@@ -95,6 +95,12 @@ def test_doing_more_or_saying_all_is_not_rewarded(seed: int, split: Split) -> No
     assert "orders" in judged(draft, [*log, {"tool": "cancel", "arguments": {"id": other}}])
     assert judged(draft, [*log[:2], {"say": f"It is {' or '.join(counter.ids)}."}])
     assert judged(draft, [{"say": "Done."}] * 3)
+    for kind in first.KINDS:
+        draft = kind(first.Counter(random.Random(seed), split)).draft(tier=1, split=split, name="general/x")
+        found = draft.steps[0].observation
+        assert judged(draft, [events(draft)[0], {"say": found}, {"say": f"{found} It is cancelled, it is sent."}]), (
+            found
+        )
 
 
 @settings(max_examples=25, deadline=None)

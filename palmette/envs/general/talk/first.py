@@ -64,10 +64,16 @@ def move(c: Counter) -> Scene:
 
 
 def where(c: Counter) -> Scene:
-    """Tell where an order goes."""
+    """Tell where an order goes, and not all that is known about it."""
     id, city = c.ids[0], c.cities[0]
     ask = c.rng.choice((f"Where does order {id} go?", f"Which city does order {id} go to?"))
-    return _scene(c, "where", ask, [("order", id), (SAY, f"Order {id} goes to {city}.")], told(city, among=c.cities))
+    return _scene(
+        c,
+        "where",
+        ask,
+        [("order", id), (SAY, f"Order {id} goes to {city}.")],
+        told(city, among=[*c.cities, c.prices[0]]),
+    )
 
 
 def pick(c: Counter) -> Scene:
@@ -94,7 +100,7 @@ def decide(c: Counter) -> Scene:
         (SAY, f"Order {id} is {state}. Its price was {price} coins."),
     ]
     said = ("sent", "shipped") if sent else ("cancelled", "canceled")
-    needs = told(*said, among=("sent", "cancelled")), told(price, among=c.prices)
+    needs = told(*said, among=("sent", "cancelled")), told(price, among=[*c.prices, c.cities[0]])
     return _scene(c, "decide", f"{ask} Is it cancelled or sent, and what was its price?", acts, *needs)
 
 
