@@ -40,6 +40,10 @@ GROUPS = (
     ("general", (1,)),
     ("general", (2, 3)),
     ("general", (4, 5, 6)),
+    ("search", (1,)),
+    ("search", (2, 3)),
+    ("search", (4, 5)),
+    ("search", (6,)),
 )
 
 

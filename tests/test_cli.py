@@ -274,6 +274,13 @@ def test_eval_attempts_every_task(capsys, trained, shelf, monkeypatch):
     for task in json.loads(capsys.readouterr().out):
         assert task["complexity"]["pass_rate"] == 0.0
         assert task["complexity"]["rated_by"] == "tiny, loop, 2 samples at temperature 1"
+    dropped = trained / "dropped"
+    rate = ["tasks", "rate", str(rated), "tiny", "--samples", "1", "--max-tokens", "4", "--drop"]
+    assert "lies in" in fails(capsys, *rate, str(rated / "inside"))
+    assert main([*rate, str(dropped)]) == 0
+    assert "2 moved to" in capsys.readouterr().out
+    assert sorted(path.name for path in dropped.iterdir()) == ["terminal-train-00000", "terminal-train-00001"]
+    assert not list(rated.iterdir())
 
 
 @pytest.mark.slow

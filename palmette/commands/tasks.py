@@ -25,26 +25,42 @@ from palmette.envs.check import CheckReport, check_tasks
 from palmette.envs.importers.names import import_tasks
 from palmette.envs.intent import endpoint_key, model_rewriter, rephrase
 from palmette.envs.names import domain
+from palmette.envs.search.corpus import corpus_drafts
 from palmette.envs.swe.real.make import TIERS
-from palmette.envs.task import load_steps, load_task, load_tasks, load_whole
+from palmette.envs.task import load_steps, load_task, load_tasks, load_whole, write_task
 from palmette.errors import UserError
 from palmette.progress import Progress
 from palmette.sandbox.hosts import open_host
 
 
 def build(
-    name: str, out: Path, *, count: int, tiers: Sequence[int], split: str, seed: int, envs: Path | None = None
+    name: str,
+    out: Path,
+    *,
+    count: int,
+    tiers: Sequence[int],
+    split: str,
+    seed: int,
+    envs: Path | None = None,
+    questions: Path | None = None,
 ) -> None:
-    """Generate tasks below `out`, with `envs` of the real projects there.
+    """Generate tasks below `out`: with `envs` of the real projects there, or `questions` over the pages there.
 
     Raises `UserError` for an unknown domain, tier or split, or one in the way.
     """
     if split not in ("train", "heldout"):
         raise UserError(f"--split {split}: there are two splits, train and heldout")
     source = domain(name)
+    if questions is not None and (name != "search" or envs is None):
+        raise UserError(f"--questions {questions}: they are for the domain search, with --from and a folder of pages")
     if envs is not None:
+        if name == "search":
+            _build_corpus(envs, questions, out, count=count, split=cast(Split, split), seed=seed)
+            return
         if name != "swe":
-            raise UserError(f"--from {envs}: real projects make tasks of the domain swe, not of {name}")
+            raise UserError(
+                f"--from {envs}: real projects make tasks of the domain swe, pages of search, neither of {name}"
+            )
         build_real(envs, out, count=count, tiers=tiers or TIERS, split=cast(Split, split), seed=seed)
         return
     with Progress(f"tasks/{name}", count, "tasks") as bar:
@@ -58,6 +74,19 @@ def build(
             on_done=lambda _: bar.update(1),
         )
     print(f"wrote {count} {name} tasks ({split}) to {out}; check them with: palmette tasks check {out}")
+
+
+def _build_corpus(folder: Path, questions: Path | None, out: Path, *, count: int, split: Split, seed: int) -> None:
+    made, refused = corpus_drafts(folder, questions, count=count, split=split, seed=seed)
+    with Progress("tasks/search", len(made), "tasks") as bar:
+        for draft in made:
+            write_task(draft, out / draft.name.replace("/", "-"))
+            bar.update(1)
+    for why in refused:
+        print(f"refused: {why}")
+    print(
+        f"wrote {len(made)} search tasks ({split}) over {folder} to {out}, refused {len(refused)} rows; check them next"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +116,7 @@ def check(directory: Path, how: Checking, *, as_json: bool) -> int:
     bad = [row for row in rows if not row["ok"]]
     if how.reject is not None:
         for row in bad:
-            row["moved_to"] = str(_set_aside(Path(row["path"]), directory, how.reject))
+            row["moved_to"] = str(set_aside(Path(row["path"]), directory, how.reject))
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
@@ -106,11 +135,11 @@ def _checked(report: CheckReport) -> dict[str, Any]:
     return where | {"ok": report.ok, "reason": report.reason, "trials": trials}
 
 
-def _set_aside(task: Path, directory: Path, reject: Path) -> Path:
-    """Move a task below `reject`, at the place it had below `directory`."""
+def set_aside(task: Path, directory: Path, reject: Path) -> Path:
+    """Move a task below `reject`, to the place it had below `directory`. Raises `UserError` for one in the way."""
     target = reject / (task.name if task == directory else task.relative_to(directory))
     if target.exists():
-        raise UserError(f"{target} exists already; remove it, or choose another --reject")
+        raise UserError(f"{target} exists already; remove it, or choose another directory for what is set aside")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(task, target)
     return target

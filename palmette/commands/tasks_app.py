@@ -19,12 +19,15 @@ def tasks_build(
     tier: Annotated[list[int] | None, typer.Option(help="Difficulty; repeatable; all tiers if not given.")] = None,
     split: Annotated[str, typer.Option(help="train or heldout.")] = "train",
     seed: Annotated[int, typer.Option(help="The same seed makes the same tasks.")] = 0,
-    from_: Annotated[Path | None, typer.Option("--from", metavar="ENVS", help="Real projects (tasks repo).")] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="swe: real projects (tasks repo); search: pages.")
+    ] = None,
+    questions: Annotated[Path | None, typer.Option(help="search: questions over the pages, JSON lines.")] = None,
 ) -> None:
     """Generate tasks as Harbor task directories."""
     from palmette.commands import tasks
 
-    tasks.build(domain, out, count=count, tiers=tier or [], split=split, seed=seed, envs=from_)
+    tasks.build(domain, out, count=count, tiers=tier or [], split=split, seed=seed, envs=from_, questions=questions)
 
 
 @tasks_app.command("repo")
@@ -100,6 +103,7 @@ def tasks_rate(
     sandbox: Annotated[str, typer.Option(help="Host of the sandboxes.")] = "namespace",
     engine: Annotated[str, typer.Option(metavar="URL", help="Where the model runs, if not here.")] = "",
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")] = Path("runs"),
+    drop: Annotated[Path | None, typer.Option(metavar="DIR", help="Move tasks with rate 0 or 1 there.")] = None,
 ) -> None:
     """Measure how often a model solves each task, and note it in the task."""
     from palmette.commands import rate
@@ -118,7 +122,7 @@ def tasks_rate(
         sandbox=sandbox,
         engine=engine,
     )
-    rate.rate(directory, model, plan, runs=runs)
+    rate.rate(directory, model, plan, runs=runs, drop=drop)
 
 
 @tasks_app.command("show")

@@ -19,6 +19,7 @@ import threading
 
 RESULTS = 5
 _MOST_BYTES = 1 << 16
+_PART = 1800  # characters of a page that are shown at a time: what agents see of an answer is bounded
 _WORDS_OF_QUERY = 32
 
 
@@ -51,12 +52,19 @@ class Web:
         return "\n".join(lines) or "no results"
 
     def open(self, address: str) -> str:
-        """Return a page as text, with the addresses it links to."""
+        """Return a page as text, with the addresses it links to; a long one in parts, of which "/name#2" is one."""
+        address, _, number = address.partition("#")
         page = self._pages.get(self._cleaned(address))
         if page is None:
             return f"error: no page {address[:80]}"
         links = f"\nlinks: {' '.join(page['links'])}" if page.get("links") else ""
-        return f"{page['title']}\n{page['text']}{links}"
+        text = f"{page['title']}\n{page['text']}{links}"
+        count = max(1, -(-len(text) // _PART))
+        part = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else 1
+        if not 1 <= part <= count:
+            return f"error: page {address[:80]} has {count} parts"
+        more = f"\n[part {part} of {count}; the next is {page['address']}#{part + 1}]" if part < count else ""
+        return text[(part - 1) * _PART : part * _PART] + more
 
     def page(self, address: str) -> str:
         """Return a page as HTML, "" where there is none."""

@@ -77,7 +77,7 @@ def _opened() -> set:
     except FileNotFoundError:
         return set()
     found = (re.sub(r"^https?://[^/]*", "", row["address"].strip()) for row in rows if row["tool"] == "open")
-    return {"/" + address.partition("?")[0].strip("/") for address in found}
+    return {"/" + re.split("[?#]", address)[0].strip("/") for address in found}
 
 
 def _plain(text: str) -> str:
