@@ -90,6 +90,17 @@ def tasks_rephrase(
     raise typer.Exit(tasks.rephrase_all(directory, intent, out, url=url, model=model))
 
 
+@tasks_app.command("as-shell")
+def tasks_as_shell(
+    directory: Annotated[Path, typer.Argument(help="A directory of SWE tasks.")],
+    out: Annotated[Path, typer.Option(help="Where to write the task directories.")],
+) -> None:
+    """Tell SWE tasks as shell work: the same bug and hidden tests, with a script that finds it and a report."""
+    from palmette.commands import convert
+
+    raise typer.Exit(convert.as_shell(directory, out))
+
+
 @tasks_app.command("rate")
 def tasks_rate(
     directory: Annotated[Path, typer.Argument(help="A directory of tasks.")],
