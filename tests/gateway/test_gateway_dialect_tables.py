@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -82,6 +84,23 @@ def test_the_table_of_googles_config_is_what_happens() -> None:
     snake = {"generation_config": {"candidate_count": 2}}
     assert reads("gemini", SMALL["gemini"] | snake) == "generationConfig.candidateCount"
     assert reads("gemini", SMALL["gemini"] | {"generationConfig": {"candidateCount": True}}) is not None
+
+
+def test_the_documentation_has_the_same_tables() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text()
+    tables = {
+        "Chat Completions": openai_chat.FIELDS,
+        "Responses": openai_responses.FIELDS,
+        "Messages": anthropic.FIELDS,
+        "generateContent": gemini.FIELDS,
+        "`generationConfig` in it": gemini.CONFIG_FIELDS,
+        "Completions (token ids)": openai_completions.FIELDS,
+    }
+    for name, table in tables.items():
+        [row] = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+        cells = [set(re.findall(r"`(\w+)`", cell)) for cell in row.split("|")[2:-1]]
+        fates = ("honoured", "imposed", "refused", "ignored")
+        assert cells == [{field for field, fate in table.items() if fate == wanted} for wanted in fates], name
 
 
 def parts(*given: Any, role: str = "user") -> dict[str, Any]:
