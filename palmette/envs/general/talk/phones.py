@@ -58,8 +58,7 @@ def scene(rng: random.Random, split: Split, tier: int) -> Scene:
     said = [(SAY, _BROKEN[each][1]) for each in broken]
     if _unpaid in kinds and "apn" not in broken:
         said.append((SAY, "Please restart the telephone."))
-    v.know(r"\bname\b", f"My name is {name}.")
-    v.know(r"postcode|post code|postal|identi", f"My postcode is {code}.")
+    v.introduces(name, code)
     v.know(r"\b(line|(tele)?phone) number|\bwhich (line|number)|your number", f"My number is {number}.")
     v.know(r"abroad|country|where are you|travel", "Yes, I am abroad." if state["abroad"] else "I am at home.")
     me = next(iter(state["customers"]))

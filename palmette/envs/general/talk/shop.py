@@ -65,14 +65,9 @@ def scene(rng: random.Random, split: Split, tier: int) -> Scene:
     """Return a visit of a tier."""
     v = Visit(rng, split)
     shop = _shop(v, tier)
-    known = [w for w in WISHES if (w in HELDOUT) <= (split == "heldout")]
-    wishes = rng.sample(known, min(tier - 1, len(known)))
-    if split == "heldout" and not set(wishes) & set(HELDOUT):
-        wishes[0] = rng.choice(HELDOUT)
+    wishes = v.some_of(WISHES, HELDOUT, tier - 1)
     name, code = shop.own["name"], shop.own["postcode"]
-    v.know(r"\bname\b|who (are|am i)", f"My name is {name}.")
-    v.know(r"postcode|post code|postal|zip|identi", f"My postcode is {code}.")
-    v.know(r"order (number|id)|number of (the|your) order|which order", "I do not have the number at hand.")
+    v.introduces(name, code, "order")
     opening = _identified(shop)
     for wish in wishes:
         wish(shop)

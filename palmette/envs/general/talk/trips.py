@@ -102,15 +102,8 @@ def scene(rng: random.Random, split: Split, tier: int) -> Scene:
     call = Call(
         visit=v, state=state, me=me, name=name, hours=12 * rng.randint(1, 4), amends=10 * rng.randint(3, 12), free=free
     )
-    v.know(r"\bname\b", f"My name is {name}.")
-    v.know(r"postcode|post code|postal|identi", f"My postcode is {code}.")
-    v.know(
-        r"booking (number|id|reference)|number of (the|your) booking|which booking", "I do not have the number at hand."
-    )
-    known = [w for w in WISHES if (w in HELDOUT) <= (split == "heldout")]
-    wishes = rng.sample(known, min(tier - 1, len(known)))
-    if split == "heldout" and not set(wishes) & set(HELDOUT):
-        wishes[0] = rng.choice(HELDOUT)
+    v.introduces(name, code, "booking")
+    wishes = v.some_of(WISHES, HELDOUT, tier - 1)
     for wish in wishes:
         wish(call)
     asked = (SAY, "Please tell me your name and your postcode.")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from palmette.envs.api import Split
 from palmette.envs.general.talk.scene import SAY, told
@@ -16,6 +16,7 @@ REFUSED = (
 )
 CONFIRMS = r"\b(confirm|shall i|should i|proceed|go ahead|would you like|do you want|correct\?|right\?|are you sure)"
 Act = tuple[str, ...]
+Wish = TypeVar("Wish", bound=Callable[..., None])
 
 
 def policy(whom: str, rules: Sequence[str]) -> str:
@@ -54,6 +55,22 @@ class Visit:
     def know(self, pattern: str, say: str) -> None:
         """Let the customer tell something to whoever asks for it."""
         self.knows.append({"if": pattern, "say": say})
+
+    def introduces(self, name: str, postcode: str, thing: str = "") -> None:
+        """Let the customer tell who they are, and that they know no number of a `thing` by heart."""
+        self.know(r"\bname\b|who (are|am i)", f"My name is {name}.")
+        self.know(r"postcode|post code|postal|\bzip\b|identi", f"My postcode is {postcode}.")
+        if thing:
+            lost = rf"\b{thing} (number|id|reference)|number of (the|your) {thing}|which {thing}\b"
+            self.know(lost, "I do not have the number at hand.")
+
+    def some_of(self, wishes: Sequence[Wish], heldout: Sequence[Wish], count: int) -> list[Wish]:
+        """Return that many of the wishes; held-out visits have one that training never has."""
+        known = [wish for wish in wishes if self.split == "heldout" or wish not in heldout]
+        some = self.rng.sample(known, min(count, len(known)))
+        if self.split == "heldout" and not set(some) & set(heldout):
+            some[0] = self.rng.choice(heldout)
+        return some
 
     def wish(
         self, say: str, acts: Sequence[Act], report: str, *, skill: str, rules: Sequence[dict[str, Any]] = ()
