@@ -49,6 +49,7 @@ def draft(rng: random.Random, *, tier: int, split: Split, name: str) -> Draft:
         split=split,
         skills=("maths", kind.__name__),
         template=f"general/maths/{kind.__name__}",
+        agent_timeout_s=600.0,
     )
 
 

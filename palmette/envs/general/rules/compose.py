@@ -48,6 +48,7 @@ def draft(rng: random.Random, *, tier: int, split: Split, name: str) -> Draft:
         split=split,
         skills=("instruction following", layout, *sorted({rule["kind"] for rule in rules})),
         template=f"general/rules/{layout}",
+        agent_timeout_s=600.0,
     )
 
 

@@ -70,6 +70,7 @@ class Scene:
             split=split,
             skills=self.skills,
             template=self.template,
+            agent_timeout_s=120.0 if tier == 1 else 900.0,
         )
 
     def _played(self) -> tuple[Desk, tuple[Step, ...]]:
