@@ -23,6 +23,8 @@ from palmette.engine.api import (
     Sampling,
     StreamingEngine,
 )
+from palmette.engine.remote import RemoteEngine
+from palmette.engine.remote_wire import Refused
 
 CLOSE, FAR = 0.02, 0.1  # mean |difference| of log-probs, nats: bf16 kernels stay below the one, faults pass the other
 _LARGEST_CONTEXT = 8192  # that is filled to see where it ends
@@ -76,13 +78,15 @@ class Mismatch:
         return {f"{prefix}{name}": float(value) for name, value in values.items()}
 
 
-async def probe(engine: Engine, *, vocab: int = 128, tokens: int = 32) -> AsyncIterator[Finding]:
-    """Yield one finding a behaviour; what raises is a wrong one.
+async def probe(
+    engine: Engine, *, vocab: int = 128, tokens: int = 32, only: Sequence[str] = ()
+) -> AsyncIterator[Finding]:
+    """Yield one finding a behaviour (of `PROBES`, or `only` some); what raises is a wrong one.
 
     Prompts are made of the ids 0..`vocab`-1, answers have at most `tokens`.
     """
     bench = _Bench(engine, vocab, tokens)
-    for name, measure in PROBES.items():
+    for name, measure in ((name, PROBES[name]) for name in only or PROBES):
         try:
             verdict, detail, numbers = await measure(bench)
         except (EngineError, ValueError, AssertionError) as error:
@@ -261,6 +265,30 @@ async def _version(bench: _Bench) -> _Measured:
     return Verdict.OK, f"answers name the weights, {done.version} now", {"version": done.version}
 
 
+async def _routes(bench: _Bench) -> _Measured:
+    engine, asked = bench.engine, None
+    if isinstance(engine, RemoteEngine):
+        asked = engine.experts_per_token
+        engine.experts_per_token = asked or 1  # how many there are in a layer nobody has said
+    try:
+        done = await engine.complete(bench.prompt(8), bench.greedy())
+    except Refused as error:
+        return Verdict.OK, f"none: asked for them, the server says {error.message}", {}
+    finally:
+        if isinstance(engine, RemoteEngine):
+            engine.experts_per_token = asked or 0
+    if done.routes_TLK is None:
+        return (
+            Verdict.OK,
+            "none: no router replay (servers tell them with --enable-return-routed-experts)",
+            {},
+        )
+    known = int((done.routes_TLK >= 0).all((1, 2)).sum())
+    experts = done.routes_TLK.shape[1] * done.routes_TLK.shape[2]
+    detail = f"{experts} experts a token, over all layers, of {known} of {len(done.routes_TLK)} tokens"
+    return Verdict.OK, detail, {"experts": experts, "tokens": len(done.routes_TLK), "known": known}
+
+
 PROBES: dict[str, Callable[[_Bench], Awaitable[_Measured]]] = {
     "token ids": _tokens,
     "length limit": _length,
@@ -275,6 +303,7 @@ PROBES: dict[str, Callable[[_Bench], Awaitable[_Measured]]] = {
     "concurrency": _crowd,
     "prefix reuse": _prefixes,
     "weight version": _version,
+    "expert routes": _routes,
 }
 """Behaviours in the order in which they are measured."""
 

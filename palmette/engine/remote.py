@@ -14,7 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+
 from palmette.engine.api import Completion, ContextExhausted, Each, EngineError, FinishReason, Sampling
+from palmette.engine.remote_routes import padded
 from palmette.engine.remote_wire import Refused, Wire
 from palmette.errors import UserError
 
@@ -33,27 +36,35 @@ class Served:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """Newly sampled tokens of one answer; the last piece has the reason. `version` is None where nobody says."""
+    """Newly sampled tokens of one answer; the last piece has the reason. `version` is None where nobody says.
+
+    `routes_TLK`, of the last piece, are experts of all tokens of prompt and answer, or all but the last.
+    """
 
     token_ids: Sequence[int]
     logprobs: Sequence[float]
     finish_reason: FinishReason | None
     version: int | None
+    routes_TLK: np.ndarray | None = None
 
 
 class Format(Protocol):
     """How one kind of server wants to be asked."""
 
     name: str
+    streams_routes: bool  # whether a stream ends with them too
 
     async def served(self, wire: Wire) -> Served:
         """Ask what is served. Raises `EngineError`."""
         ...
 
     def pieces(
-        self, wire: Wire, prompt_ids: Sequence[int], sampling: Sampling, *, stream: bool
+        self, wire: Wire, prompt_ids: Sequence[int], sampling: Sampling, *, stream: bool, experts: int = 0
     ) -> AsyncGenerator[Piece, None]:
-        """Sample, in one piece or as the server tells them; `sampling.max_tokens` fits the context."""
+        """Sample, in one piece or as the server tells them; `sampling.max_tokens` fits the context.
+
+        With a number of `experts` a token and layer, tell routes where the server does.
+        """
         ...
 
     async def score(self, wire: Wire, token_ids: Sequence[int]) -> Sequence[float]:
@@ -71,7 +82,8 @@ class RemoteEngine:
     `stop_ids` end every completion, beside what the server's own configuration stops at. `weights_dir` is a directory
     that this machine and the server both see, and (vLLM) that the server was started from: `load` writes
     ``model.safetensors`` there and has it read; without one, `load` raises. Others may use the server at the same time,
-    but nobody else may change its weights. `timeout_s` bounds one request.
+    but nobody else may change its weights. `timeout_s` bounds one request. With `experts_per_token` of a mixture of
+    experts, completions have the routes that the server tells, None where it tells none; 0 does not ask.
     """
 
     def __init__(
@@ -82,10 +94,13 @@ class RemoteEngine:
         *,
         stop_ids: Sequence[int] = (),
         weights_dir: Path | None = None,
+        experts_per_token: int = 0,
     ) -> None:
         self.model = served.model
         self.kind = form.name
         self.names_version = False  # whether the last answer named the version that sampled it
+        self.experts_per_token = experts_per_token
+        self.routes_needed = False  # whether an answer without routes (of a preempted request, say) is an `EngineError`
         self._wire = wire
         self._form = form
         self._context = served.context_tokens
@@ -177,11 +192,16 @@ class RemoteEngine:
         last = pieces[-1] if pieces else None
         if last is None or last.finish_reason is None:
             raise EngineError("the server ended its answer without a reason")
+        token_ids = tuple(token for piece in pieces for token in piece.token_ids)
+        routes_TLK = last.routes_TLK
+        if routes_TLK is None and self.routes_needed:
+            raise EngineError("the server told no expert routes of this answer")
         return Completion(
-            token_ids=tuple(token for piece in pieces for token in piece.token_ids),
+            token_ids=token_ids,
             logprobs=tuple(logprob for piece in pieces for logprob in piece.logprobs),
             finish_reason=last.finish_reason,
             version=version,
+            routes_TLK=None if routes_TLK is None else padded(routes_TLK, len(prompt) + len(token_ids)),
         )
 
     async def _pieces(
@@ -189,7 +209,9 @@ class RemoteEngine:
     ) -> list[Piece]:
         pieces: list[Piece] = []
         with _overflow_typed():
-            async with aclosing(self._form.pieces(self._wire, prompt, sampling, stream=each is not None)) as told:
+            streamed = each is not None and (self._form.streams_routes or not self.experts_per_token)
+            pieces_of = self._form.pieces(self._wire, prompt, sampling, stream=streamed, experts=self.experts_per_token)
+            async with aclosing(pieces_of) as told:
                 async for piece in told:
                     if len(piece.token_ids) != len(piece.logprobs):
                         counts = f"{len(piece.token_ids)} tokens with {len(piece.logprobs)} log-probs"
@@ -262,6 +284,7 @@ async def open_engine(
     weights_dir: Path | None = None,
     timeout_s: float = 1800.0,
     patience_s: float = 120.0,
+    experts_per_token: int = 0,
 ) -> RemoteEngine:
     """Return the engine at ``vllm:URL``, ``sglang:URL`` or, to find out which it is, ``URL`` alone.
 
@@ -279,7 +302,15 @@ async def open_engine(
     told: list[str] = []
     for form in tried:
         try:
-            return RemoteEngine(wire, form, await form.served(wire), stop_ids=stop_ids, weights_dir=weights_dir)
+            served = await form.served(wire)
+            return RemoteEngine(
+                wire,
+                form,
+                served,
+                stop_ids=stop_ids,
+                weights_dir=weights_dir,
+                experts_per_token=experts_per_token,
+            )
         except EngineError as error:
             told.append(f"{form.name}: {error}")
     await wire.close()

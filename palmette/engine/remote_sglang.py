@@ -20,6 +20,7 @@ from typing import Any
 
 from palmette.engine.api import EngineError, FinishReason, Sampling
 from palmette.engine.remote import Piece, Served, version_number
+from palmette.engine.remote_routes import packed
 from palmette.engine.remote_wire import Busy, Refused, Wire
 
 _REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
@@ -29,6 +30,7 @@ class Sglang:
     """SGLang's wire format."""
 
     name = "sglang"
+    streams_routes = True
 
     async def served(self, wire: Wire) -> Served:
         """Ask ``/model_info`` (``/get_model_info`` before 0.5.6) and ``/v1/models``, which has the context."""
@@ -44,7 +46,7 @@ class Sglang:
         return Served(model=model, context_tokens=context, version=version_number(info.get("weight_version")))
 
     async def pieces(
-        self, wire: Wire, prompt_ids: Sequence[int], sampling: Sampling, *, stream: bool
+        self, wire: Wire, prompt_ids: Sequence[int], sampling: Sampling, *, stream: bool, experts: int = 0
     ) -> AsyncGenerator[Piece, None]:
         """Ask for ids and log-probs; every penalty is named, as a model's own defaults would count otherwise."""
         parameters: dict[str, Any] = {
@@ -63,17 +65,18 @@ class Sglang:
         if sampling.seed is not None:
             parameters["sampling_seed"] = sampling.seed
         body = {"input_ids": prompt_ids, "sampling_params": parameters, "return_logprob": True, "stream": stream}
+        body |= {"return_routed_experts": True} if experts else {}
         if not stream:
             answer = await wire.post("/generate", body)
             _check_prompt(answer, prompt_ids)
-            yield _piece(answer, 0)
+            yield _piece(answer, 0, len(prompt_ids), experts)
             return
         known = 0
         async with aclosing(wire.events("/generate", body)) as events:
             async for event in events:
                 _check_error(event, known)
                 _check_prompt(event, prompt_ids)
-                piece = _piece(event, known)
+                piece = _piece(event, known, len(prompt_ids), experts)
                 known += len(piece.token_ids)
                 yield piece
 
@@ -106,8 +109,8 @@ class Sglang:
 SGLANG = Sglang()
 
 
-def _piece(answer: Any, known: int) -> Piece:
-    """Return the tokens behind the first `known`."""
+def _piece(answer: Any, known: int, prompt_tokens: int, experts: int) -> Piece:
+    """Return the tokens behind the first `known`, and at the end the routes, if there are `experts` to be told."""
     try:
         meta = answer["meta_info"]
         told = meta["output_token_logprobs"]
@@ -118,11 +121,14 @@ def _piece(answer: Any, known: int) -> Piece:
     pairs = [(float(one[0]), int(one[1])) for one in told[-len(ids) :]][skipped:] if ids else []
     if known + len(ids) - skipped != total or [token for _, token in pairs] != list(ids[skipped:]):
         raise EngineError(f"the server's {len(ids)} output_ids, {len(told)} log-probs and count {total} do not agree")
+    reason = _reason(meta.get("finish_reason"))
+    routed = meta.get("routed_experts") if experts and reason is not None else None
     return Piece(
         token_ids=[token for _, token in pairs],
         logprobs=[logprob for logprob, _ in pairs],
-        finish_reason=_reason(meta.get("finish_reason")),
+        finish_reason=reason,
         version=_version(meta),
+        routes_TLK=packed(routed, prompt_tokens + total, experts),
     )
 
 

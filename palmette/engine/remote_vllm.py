@@ -19,8 +19,11 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from palmette.engine.api import EngineError, FinishReason, Sampling
 from palmette.engine.remote import Piece, Served, version_number
+from palmette.engine.remote_routes import listed
 from palmette.engine.remote_wire import Refused, Wire
 
 _REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
@@ -31,6 +34,7 @@ class Vllm:
     """vLLM's wire format."""
 
     name = "vllm"
+    streams_routes = False
 
     async def served(self, wire: Wire) -> Served:
         """Ask ``/v1/models``, and ``/weight_info`` where there is one."""
@@ -47,7 +51,7 @@ class Vllm:
         return Served(model=str(model["id"]), context_tokens=context, version=version_number(version))
 
     async def pieces(
-        self, wire: Wire, prompt_ids: Sequence[int], sampling: Sampling, *, stream: bool
+        self, wire: Wire, prompt_ids: Sequence[int], sampling: Sampling, *, stream: bool, experts: int = 0
     ) -> AsyncGenerator[Piece, None]:
         """Ask for one choice with its ids; every penalty is named, as a model's own defaults would count otherwise."""
         body = {
@@ -72,7 +76,7 @@ class Vllm:
             answer = await wire.post("/v1/completions", body)
             choice = _choice(answer)
             _same_prompt(choice, prompt_ids)
-            yield _piece(choice, answer)
+            yield _piece(choice, answer, _routes(choice, answer) if experts else None)
             return
         async with aclosing(wire.events("/v1/completions", body)) as events:
             async for event in events:
@@ -128,7 +132,16 @@ def _same_prompt(choice: Mapping[str, Any], prompt_ids: Sequence[int]) -> None:
         raise EngineError(f"the server put {len(seen)} tokens before the model, not the {len(prompt_ids)} it was given")
 
 
-def _piece(choice: Mapping[str, Any], answer: Mapping[str, Any]) -> Piece:
+def _routes(choice: Mapping[str, Any], answer: Mapping[str, Any]) -> np.ndarray | None:
+    prompt, sampled = listed(answer.get("prompt_routed_experts")), listed(choice.get("routed_experts"))
+    if prompt is None or sampled is None:
+        return None
+    if prompt.shape[1:] != sampled.shape[1:]:
+        raise EngineError(f"the server routes prompts {prompt.shape[1:]} and answers {sampled.shape[1:]}")
+    return np.concatenate([prompt, sampled])
+
+
+def _piece(choice: Mapping[str, Any], answer: Mapping[str, Any], routes_TLK: np.ndarray | None = None) -> Piece:
     ids = choice.get("token_ids")
     if ids is None:
         raise EngineError("the server tells no token_ids: vLLM does since 0.10.2")
@@ -141,4 +154,5 @@ def _piece(choice: Mapping[str, Any], answer: Mapping[str, Any]) -> Piece:
         logprobs=(choice.get("logprobs") or {}).get("token_logprobs") or (),
         finish_reason=_REASONS[reason] if reason is not None else None,
         version=int(named[1]) if named else None,
+        routes_TLK=routes_TLK,
     )

@@ -26,6 +26,7 @@ from palmette.gateway import refusal
 from palmette.gateway.answer import forced_ids, readable
 from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
+from palmette.gateway.experts import with_earlier
 from palmette.gateway.identity import Known, Walk, position
 from palmette.gateway.records import Recorded, recorded, write
 from palmette.gateway.shared import Shared
@@ -302,7 +303,7 @@ class Session:
     def _record(self, call: Call, ask: Ask, walk: Walk, after: int, completion: Completion, parsed: Message) -> Turn:
         leaf = self.tree.commit(call.prompt, completion.token_ids, completion.logprobs, completion.version, after=after)
         if completion.routes_TLK is not None:
-            self.tree.write("route", leaf, completion.routes_TLK)
+            self.tree.write("route", leaf, with_earlier(self.tree, leaf, completion.routes_TLK))
         answer = replace(parsed, tool_calls=tuple(replace(one, id=self._next_call_id()) for one in parsed.tool_calls))
         turn = Turn(
             id=call.id,

@@ -12,10 +12,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from palmette.chat.template import Renderer
-from palmette.engine.api import Engine, EngineError
+from palmette.engine.api import Engine, EngineError, Sampling
 from palmette.engine.probe import FAR
 from palmette.engine.remote import RemoteEngine, open_engine
 from palmette.errors import UserError
+from palmette.model.routing import routers_of
 from palmette.train.checkpoint import weights
 from palmette.train.samples import from_demonstration
 from palmette.train.score import score_samples
@@ -75,6 +76,7 @@ async def open_serving(recipe: Recipe, model_dir: Path, renderer: Renderer) -> E
             stop_ids=renderer.stop_ids,
             weights_dir=directory,
             timeout_s=config.timeout_s,
+            experts_per_token=_experts_per_token(model_dir) if replayed else 0,
         )
     from palmette.engine.local import LocalEngine
     from palmette.engine.noise import Noise
@@ -101,6 +103,8 @@ async def give(engine: Engine, model: PreTrainedModel, version: int, renderer: R
             ids = renderer.encode(_SAID)
             theirs_T = np.array(await engine.score(ids))
             ours_T = await asyncio.to_thread(_scored, model, ids)
+            if engine.experts_per_token:
+                await _check_routes(engine, model, ids)
             apart = float(np.abs(theirs_T - ours_T).mean())
             if not apart <= FAR:
                 raise UserError(
@@ -109,6 +113,36 @@ async def give(engine: Engine, model: PreTrainedModel, version: int, renderer: R
                 )
     except EngineError as error:
         raise UserError(f"the engine took no new weights: {error}; then go on with 'palmette resume'") from error
+
+
+def _experts_per_token(model_dir: Path) -> int:
+    """Return how many experts of a layer a token goes to. Raises `UserError` for a model without any."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(model_dir), local_files_only=True).get_text_config()
+    found = getattr(config, "num_experts_per_tok", None) or getattr(config, "moe_topk", None)
+    if not found:
+        raise UserError(
+            f"old_logprob = replay needs a mixture of experts, and {model_dir} is none; set it to recompute"
+        )
+    return int(found)
+
+
+async def _check_routes(engine: RemoteEngine, model: PreTrainedModel, ids: list[int]) -> None:
+    """Refuse a server without the routes that are to be replayed, or with those of other layers. Raises `UserError`."""
+    done = await engine.complete(ids, Sampling(max_tokens=1, temperature=0.0))
+    layers = len(routers_of(model))
+    if done.routes_TLK is None:
+        raise UserError(
+            f"old_logprob = replay needs expert routes, and the {engine.kind} server tells none: start it with "
+            "--enable-return-routed-experts, or set old_logprob = recompute"
+        )
+    if done.routes_TLK.shape[1] != layers:
+        raise UserError(
+            f"the {engine.kind} server tells routes of {done.routes_TLK.shape[1]} layers, and "
+            f"{type(model).__name__} has experts in {layers}; set old_logprob = recompute"
+        )
+    engine.routes_needed = True
 
 
 def _scored(model: PreTrainedModel, ids: list[int]) -> np.ndarray:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from transformers import (
 )
 
 from palmette.engine.api import Completion, ContextExhausted, Sampling, StreamingEngine
-from palmette.gateway.incoming import disconnected
 from palmette.gateway.listen import Server, bind
 
 _SHAPE: dict[str, Any] = {
@@ -61,6 +61,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         make().save_pretrained(root / kind)
         make().save_pretrained(root / f"{kind}-other")
     return {path.name: path for path in root.iterdir()}
+
+
+async def disconnected(request: Request) -> None:
+    """Return when the client has gone away; the body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 @dataclass
@@ -176,11 +182,15 @@ class FakeVllm(Fake):
         choice = self.choice(list(zip(done.token_ids, done.logprobs, strict=True)), done)
         if body.get("return_token_ids"):
             choice["prompt_token_ids"] = prompt
+        routes = {}
+        if done.routes_TLK is not None:
+            choice["routed_experts"] = done.routes_TLK[len(prompt) :].tolist()
+            routes["prompt_routed_experts"] = done.routes_TLK[: len(prompt)].tolist()
         if "prompt_logprobs" in body:
             scores = await self.engine.score(prompt)
             ranked = [{str(t): {"logprob": s, "rank": 1}} for t, s in zip(prompt[1:], scores, strict=True)]
             choice["prompt_logprobs"] = [None, *ranked]
-        return JSONResponse({"object": "text_completion", "model": "m", "choices": [choice], "usage": {}})
+        return JSONResponse({"object": "text_completion", "model": "m", "choices": [choice], "usage": {}} | routes)
 
     def choice(self, pairs: list[tuple[int, float]], done: Completion | None) -> dict[str, Any]:
         factor = 2.0 if self.scaled else 1.0
@@ -240,6 +250,8 @@ class FakeSglang(Fake):
         if body.get("stream"):
             return StreamingResponse(self.chunks(request, prompt, sampling), media_type="text/event-stream")
         done = await self.sample(request, prompt, sampling)
+        if not body.get("return_routed_experts"):
+            done = replace(done, routes_TLK=None)
         answer = self.output(prompt, list(zip(done.token_ids, done.logprobs, strict=True)), done, 0)
         if body.get("logprob_start_len") == 0:
             scores = await self.engine.score(prompt)
@@ -259,6 +271,8 @@ class FakeSglang(Fake):
             "output_token_logprobs": [[factor * s, t, None] for t, s in new],
             "finish_reason": {"type": str(done.finish_reason)} if done else None,
         }
+        if done and done.routes_TLK is not None:
+            meta["routed_experts"] = base64.b64encode(done.routes_TLK[:-1].astype("<i4").tobytes()).decode()
         return {"text": "", "output_ids": [t for t, _ in new], "meta_info": meta}
 
     async def chunks(self, request: Request, prompt: list[int], sampling: Sampling) -> AsyncIterator[bytes]:

@@ -42,7 +42,7 @@ async def test_the_local_engine_over_http_has_nothing_to_hide(local: LocalEngine
     engine = await open_engine(f"http://127.0.0.1:{gateway.port}/v1")
     found = await _found(engine)
     assert {name: one.verdict for name, one in found.items() if one.verdict is not Verdict.OK} == {}
-    assert len(found) == 13
+    assert len(found) == 14
     assert found["log-probs"].numbers["tokens"] == 8 * 10
     assert found["log-probs"].numbers["max_abs"] < 1e-4
     assert 0 <= found["log-probs"].numbers["kl"] < 1e-8
@@ -149,7 +149,7 @@ async def test_the_command_prints_a_line_a_behaviour(serve: Serve, capsys: pytes
     printed = capsys.readouterr().out
     assert code == 0
     assert printed.startswith("sglang at http://127.0.0.1:")
-    assert len(printed.splitlines()) == 14
+    assert len(printed.splitlines()) == 15
     fake.scaled = True
     assert await _check(f"http://127.0.0.1:{fake.port}", kind="sglang", vocab=120, as_json=True) == 1
     told = json.loads(capsys.readouterr().out)
