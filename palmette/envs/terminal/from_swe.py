@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,21 @@ def _reproduction(task: Task, plan: dict[str, Any]) -> tuple[str, str]:
     want = re.search(r"^Expected: `(.+?)`\.", text, re.MULTILINE)
     if task.path.joinpath("environment", "python.json").is_file() and code and want:
         *before, last = code[1].split("\n")
-        return _python("\n".join([*before, f"print(repr({last}))"])), want[1]
+        program = "\n".join([*before, f"print(repr({last}))"])
+        if _compiles(program) and program.count("print(") == 1 and _compiles(want[1]):
+            return _python(program), want[1]
     raise UserError(f"{task.path}: there is no reproduction of its bug as a command")
+
+
+def _compiles(program: str) -> bool:
+    """Say whether a text is Python: reproductions and values in issues may have been cut."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a stranger's code may be warned of
+        try:
+            compile(program, "reproduction", "exec")
+        except (SyntaxError, ValueError):
+            return False
+    return True
 
 
 def _python(program: str) -> str:
