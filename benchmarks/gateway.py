@@ -13,6 +13,8 @@ soon as it is answered; engine, relay and load are processes of their own on thi
 - ``palmette``: this gateway. It finds the conversation, renders and tokenises what is new, sends token ids to the
   engine, parses what was sampled, and records ids, log-probs and weight version in the session's tree.
 - ``palmette_write``, ``palmette_fsync``: the same with its journal, written or synced before each answer.
+- ``palmette_2``, ``palmette_4``...: the same with so many processes behind its port, beside the one with the engine.
+- ``palmette_40ms``...: the same, refusing (429) whom it would have to keep waiting for longer; ``refused`` counts them.
 
 ``added`` is the time from a request's first byte to its answer's last, less the median of ``direct`` at a light load.
 In a closed loop it is the length of the queue that the agents make themselves, so rows with ``offered`` ask at a steady
@@ -47,7 +49,18 @@ from palmette.train.base.tokenizer import train_tokenizer
 
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "palmette-bench"
-COLUMNS = ("relay", "sessions", "history_tokens", "offered", "rps", "added_p50_ms", "added_p99_ms", "lost", "peak_mb")
+COLUMNS = (
+    "relay",
+    "sessions",
+    "history_tokens",
+    "offered",
+    "rps",
+    "added_p50_ms",
+    "added_p99_ms",
+    "lost",
+    "refused",
+    "peak_mb",
+)
 PATHS = {"palmette": "/s/{key}/v1/chat/completions"}
 LITELLM = """model_list:
 - model_name: m
@@ -88,7 +101,12 @@ def relay(
     with ExitStack() as stack:
         if name.startswith("palmette"):
             extra = ["--trees", str(trees)] if trees else []
-            if sync := name.partition("_")[2]:
+            sync = name.partition("_")[2]
+            if sync.isdecimal():
+                extra += ["--processes", sync]
+            elif sync.endswith("ms"):
+                extra += ["--max-delay-ms", sync.removesuffix("ms")]
+            elif sync:
                 extra += ["--journal", stack.enter_context(tempfile.TemporaryDirectory(dir=CACHE)), "--sync", sync]
             command = [sys.executable, str(HERE / "gateway_served.py"), "--model", str(model), "--upstream", url]
             process = stack.enter_context(started(*command, "--sessions", str(sessions), *extra))
@@ -185,7 +203,18 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, nargs="+", default=[64, 512, 2000])
     parser.add_argument("--histories", type=int, nargs="+", default=[4096, 16384, 65536])
     parser.add_argument(
-        "--relays", nargs="+", default=["direct", "fastapi", "fastapi_wide", "litellm", "palmette", "palmette_fsync"]
+        "--relays",
+        nargs="+",
+        default=[
+            "direct",
+            "fastapi",
+            "fastapi_wide",
+            "litellm",
+            "palmette",
+            "palmette_40ms",
+            "palmette_2",
+            "palmette_fsync",
+        ],
     )
     parser.add_argument("--peers", default=str(CACHE / "relays" / "bin" / "python"))
     parser.add_argument("--paced", type=float, nargs="*", default=[0.8, 0.6, 0.4], help="shares of the closed loop")
@@ -219,6 +248,7 @@ def _row(
         "added_p50_ms": round(middle["p50_ms"] - floor, 1),
         "added_p99_ms": round(middle["p99_ms"] - floor, 1),
         "lost": sum(run["lost"] for run in runs),
+        "refused": sum(run["refused"] for run in runs),
         "peak_mb": max(run["peak_mb"] for run in runs),
         "warm_s": round(middle["warm_s"], 1),
         "cpu_ms": round(statistics.median(run["cpu_ms"].get("relay", 0.0) for run in runs), 2),

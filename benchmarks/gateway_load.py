@@ -2,7 +2,8 @@
 
 Every agent has a connection of its own, asks, reads the answer, appends it and a tool's result of some 250 tokens to
 its conversation, and asks again: at once, or with ``--rate`` at a steady rate over all agents. Its first question
-carries the whole history and is not counted. A call counts as lost when it is answered other than 200 or never.
+carries the whole history and is not counted. One that is told to come again later (429) does so when it was told to,
+and is counted as refused. A call counts as lost when it is answered otherwise than 200, or never.
 Reads one JSON object from standard input: {port, path, keys, history_chars, seconds, warm_s, rate, watched}; `watched`
 names processes (by id) whose processor time, with that of their children, is told for the seconds that count.
 """
@@ -83,6 +84,7 @@ class Agent(asyncio.Protocol):
         self._got = bytearray()
         self._need: int | None = None
         self._status = 0
+        self._again_s = 0.0
         self._asked_s = 0.0
         self.transport: Any = None
 
@@ -105,6 +107,8 @@ class Agent(asyncio.Protocol):
                 return
             head = bytes(self._got[:end]).lower()
             self._status = int(head[9:12])
+            told_again = head.find(b"retry-after:")
+            self._again_s = float(head[told_again + 12 :].split(b"\r\n", 1)[0]) if told_again >= 0 else 0.0
             self._need = int(head[head.index(b"content-length:") + 15 :].split(b"\r\n", 1)[0])
             del self._got[: end + 4]
         if len(self._got) < self._need:
@@ -113,7 +117,10 @@ class Agent(asyncio.Protocol):
         took_s = time.perf_counter() - self._asked_s
         if self._status == 200:
             self._append(_READ_ANSWER.decode(body).choices[0].message)
-        self._load.answered(self, self._status, took_s)
+        if self._status == 429:
+            self._load.refused(self, self._again_s)
+        else:
+            self._load.answered(self, self._status, took_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell that the relay hung up."""
@@ -139,6 +146,7 @@ class Load:
         self._took_s: list[float] = []
         self._unanswered: set[Agent] = set()
         self._counting = self._ended = False
+        self._refused = 0
         self._warm = 0
         self._all_warm = asyncio.Event()
         self._every_s = len(given["keys"]) / given["rate"] if given["rate"] else 0.0
@@ -185,6 +193,7 @@ class Load:
             "p99_ms": _quantile(took_ms, 0.99),
             "calls": sum(self._statuses.values()),
             "lost": lost,
+            "refused": self._refused,
             "statuses": {str(status): count for status, count in self._statuses.items()},
             "warm_s": warm_s,
             "cpu_ms": {name: 1000 * spent / max(1, len(took_ms)) for name, spent in spent_s.items()},
@@ -206,6 +215,13 @@ class Load:
             return
         self._due_s[agent] = max(self._due_s[agent] + self._every_s, loop.time() if not self._every_s else 0.0)
         loop.call_at(max(self._due_s[agent], loop.time()), self._ask, agent)
+
+    def refused(self, agent: Agent, again_s: float) -> None:
+        """Count a refusal, and let the agent ask the same again later, not all at the same moment."""
+        self._unanswered.discard(agent)
+        self._refused += self._counting
+        loop = asyncio.get_running_loop()
+        loop.call_later(again_s * (1 + random.random()), self._ask, agent)
 
     def hung_up(self, agent: Agent) -> None:
         """Count a connection that ended under a call."""

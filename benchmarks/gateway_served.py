@@ -79,7 +79,8 @@ async def serve(given: argparse.Namespace) -> None:
     """Serve until standard input ends."""
     engine = RemoteEngine(given.upstream + "/generate")
     journal = {"journal": given.journal, "sync": given.sync} if given.journal else {}
-    gateway = Gateway(engine, Renderer.from_dir(given.model), max_under_way=4096, **journal)
+    wide = {"processes": given.processes, "max_delay_s": given.max_delay_ms / 1000 or None}
+    gateway = Gateway(engine, Renderer.from_dir(given.model), max_under_way=4096, **journal, **wide)
     await gateway.start()
     sessions = [gateway.open_session(Sampling(max_tokens=512)) for _ in range(given.sessions)]
     print(json.dumps({"port": gateway.port, "keys": [session.key for session in sessions]}), flush=True)
@@ -110,4 +111,6 @@ if __name__ == "__main__":
     parser.add_argument("--trees", type=Path)
     parser.add_argument("--journal", type=Path)
     parser.add_argument("--sync", default="fsync")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--max-delay-ms", type=float, default=0.0)
     uvloop.run(serve(parser.parse_args()))

@@ -165,12 +165,17 @@ def serve(
     key: Annotated[str, typer.Option(help="API key to ask for; any is accepted if not given.")] = "",
     engine: Engine = "",
     drain: Annotated[float, typer.Option(min=0.0, help="Seconds to finish what is under way, when stopped.")] = 30.0,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that answer, beside the one with the engine.")] = 1,
+    max_delay: Annotated[
+        float, typer.Option(min=0.0, help="Milliseconds to wait in the gateway before 429 is said; 0 waits for ever.")
+    ] = 0.0,
     runs: Runs = RUNS,
 ) -> None:
     """Answer the OpenAI protocol with a model."""
     from palmette.commands import serve as command
 
-    command.serve(model, host=host, port=port, key=key, runs=runs, engine=engine, drain_s=drain)
+    wide = {"processes": processes, "max_delay_s": max_delay / 1000 or None}
+    command.serve(model, host=host, port=port, key=key, runs=runs, engine=engine, drain_s=drain, **wide)
 
 
 @app.command()

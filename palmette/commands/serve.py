@@ -6,6 +6,7 @@ import asyncio
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from palmette.chat.template import Renderer
 from palmette.commands.engine import engine_of
@@ -18,27 +19,36 @@ DRAIN_S = 30.0  # that the first Ctrl-C, or SIGTERM, waits for answers under way
 
 
 def serve(
-    model: str, *, host: str, port: int, key: str, runs: Path, engine: str = "", drain_s: float = DRAIN_S
+    model: str,
+    *,
+    host: str,
+    port: int,
+    key: str,
+    runs: Path,
+    engine: str = "",
+    drain_s: float = DRAIN_S,
+    **wide: Any,
 ) -> None:
     """Serve a model until Ctrl-C or SIGTERM, then for at most `drain_s` finish what is under way.
 
     New requests are answered 503 meanwhile. With an `engine` of another address, `model` gives tokenizer and chat
-    template only. Raises `UserError` for a model that is not there and a port that is taken.
+    template only; `wide` are `processes` and `max_delay_s` of the gateway. Raises `UserError` for a model that is not
+    there and a port that is taken.
     """
     model_dir = find_model(model, runs)
     try:
-        serving = _serve(model_dir, host=host, port=port, key=key, address=engine, drain_s=drain_s)
+        serving = _serve(model_dir, host=host, port=port, key=key, address=engine, drain_s=drain_s, **wide)
         run_interruptibly(serving, notice="")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
 
 
-async def _serve(model_dir: Path, *, host: str, port: int, key: str, address: str, drain_s: float) -> None:
+async def _serve(model_dir: Path, *, host: str, port: int, key: str, address: str, drain_s: float, **wide: Any) -> None:
     renderer = Renderer.from_dir(model_dir)
     async with AsyncExitStack() as stack:
         engine = await engine_of(model_dir, renderer, address)
         stack.push_async_callback(engine.close)
-        gateway = Gateway(engine, renderer, host=host, port=port, public_key=key)
+        gateway = Gateway(engine, renderer, host=host, port=port, public_key=key, **wide)
         await gateway.start()
         stack.callback(look_once())
         stack.push_async_callback(gateway.close)

@@ -29,6 +29,7 @@ from palmette.gateway.journal import Sync, files
 from palmette.gateway.lending import Lender
 from palmette.gateway.listen import Connection, Server, bind
 from palmette.gateway.metrics import Metrics
+from palmette.gateway.pace import Pace
 from palmette.gateway.places import Places
 from palmette.gateway.records import Opened, Recorded, parse
 from palmette.gateway.recover import recover, replay
@@ -46,6 +47,10 @@ class Gateway:
     and gets the sampling it asks for. An empty `public_key` lets anybody in; any other must come as bearer token.
     More than `max_under_way` requests at once, or a quarter of them of one session, are answered 429; at most
     `max_at_engine` of them are with the engine, sessions taking turns. Bodies over `max_body_bytes` are answered 413.
+    With `max_delay_s` requests that would have to wait longer for this process are answered 429 (`gateway.pace`).
+
+    With `processes` above 1 as many others answer on the port, each with its share of these bounds and of the sessions,
+    and this one has the engine (`palmette.gateway.crew`).
 
     With a directory for a `journal` an answer leaves after its turn is written there (`palmette.gateway.journal.Sync`),
     and the sessions that a gateway before this one left open there are open again (`sessions`). With `hold_closed` so
@@ -82,7 +87,8 @@ class Gateway:
         self._max_delay_s = max_delay_s
         self._growing = Growing()
         self.metrics = Metrics()
-        self._places = Places(at_engine=max_at_engine, under_way=max_under_way)
+        pace = Pace(max_delay_s) if max_delay_s is not None else None
+        self._places = Places(at_engine=max_at_engine, under_way=max_under_way, pace=pace)
         self._tokenising = ThreadPoolExecutor(1, "tokenising")
         before = Shared(tokenising=self._tokenising, places=self._places, metrics=Metrics())
         self._recovered = files(journal) if journal is not None else []
@@ -96,7 +102,7 @@ class Gateway:
             self._shared = before  # the workers count, and what they send is written down as it comes
         for session in self._sessions.values():
             session.join(self._shared)
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self._adopting: set[asyncio.Task[Any]] = set()
@@ -160,7 +166,9 @@ class Gateway:
         self._server = Server(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="gateway")
         await self._server.ready.wait()
-        self._watching = asyncio.create_task(self.metrics.watch_loop(), name="loop lag")
+        self._watching.append(asyncio.create_task(self.metrics.watch_loop(), name="loop lag"))
+        if self._places.pace is not None:
+            self._watching.append(asyncio.create_task(self._places.pace.watch(), name="pace"))
         return self._server
 
     async def drain(self, within_s: float) -> bool:
@@ -184,8 +192,8 @@ class Gateway:
             self._server.should_exit = True
             await self._serving
             self._server = self._serving = None
-        if self._watching is not None:
-            self._watching.cancel()
+        for watching in self._watching:
+            watching.cancel()
         if self._diary is not None:
             await self._diary.close()
         self._tokenising.shutdown(wait=False, cancel_futures=True)

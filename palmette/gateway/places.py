@@ -7,11 +7,14 @@ import contextlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Iterator
 
+from palmette.gateway.pace import Pace
+
 _LEAST_SHARE = 16  # of requests under way: parallel sub-agents of one agent
 
 
 class Full(Exception):
-    """No more requests can be under way; `reason` is ``gateway_full``, ``session_full`` or ``draining``."""
+    """No more requests can be under way; `reason` is ``gateway_full``, ``gateway_slow``, ``session_full`` or
+    ``draining``."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -22,12 +25,14 @@ class Places:
     """At most `at_engine` requests are with the engine; `under_way` are admitted, and a quarter of these of a session.
 
     Whoever is admitted waits for a place at the engine; places that become free go round the sessions that wait, so
-    that one with many requests delays the others by one each, not by all of them.
+    that one with many requests delays the others by one each, not by all of them. With a `pace` no more are admitted
+    than it allows of those that neither are with the engine nor wait for a place there.
     """
 
-    def __init__(self, *, at_engine: int, under_way: int) -> None:
+    def __init__(self, *, at_engine: int, under_way: int, pace: Pace | None = None) -> None:
         self.at_engine, self.most = at_engine, under_way
         self.share = max(_LEAST_SHARE, under_way // 4)
+        self.pace = pace
         self.taken = 0  # places at the engine
         self.draining = False
         self._admitted: Counter[str] = Counter()
@@ -55,6 +60,8 @@ class Places:
             raise Full("gateway_full")
         if self._admitted[session] >= self.share:
             raise Full("session_full")
+        if self.pace is not None and not self.pace.admits(self._under_way - self.taken - self.waiting):
+            raise Full("gateway_slow")
         self._admitted[session] += 1
         self._under_way += 1
         self._idle.clear()

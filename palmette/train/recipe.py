@@ -70,6 +70,9 @@ class GatewayConfig(BaseModel):
         default=False, description="keep every answer on disk before an agent is told it: a killed run loses none"
     )
     sync: Sync = Field(default="fsync", description="a kept answer outlives: fsync, the machine | write, this process")
+    processes: int = Field(
+        default=1, ge=1, description="that answer agents, beside the run's own; 1: it does so itself"
+    )
 
 
 class NoiseConfig(BaseModel):

@@ -104,7 +104,14 @@ async def open_workplace(recipe: Recipe, run: RunDir) -> AsyncIterator[Workplace
         engine = await open_serving(recipe, model_dir, renderer)
         stack.push_async_callback(engine.close)
         journal = run.path / "journal" if recipe.gateway.journal else None
-        gateway = Gateway(engine, renderer, journal=journal, sync=recipe.gateway.sync, hold_closed=True)
+        gateway = Gateway(
+            engine,
+            renderer,
+            journal=journal,
+            sync=recipe.gateway.sync,
+            hold_closed=True,
+            processes=recipe.gateway.processes,
+        )
         await gateway.start()
         stack.push_async_callback(gateway.close)
         grader = Grader(verifiers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from palmette.engine.api import Sampling
 from palmette.engine.scripted import ScriptedEngine
+from palmette.gateway.pace import Pace
 from palmette.gateway.places import Full, Places
 
 USER = {"role": "user", "content": "x"}
@@ -156,3 +158,43 @@ async def test_places_are_never_lost_and_go_round(data: st.DataObject) -> None:
     assert await places.drained(0.1)
     with pytest.raises(Full, match="draining"), places.admitted("a"):
         pass
+
+
+@given(service_ms=st.floats(0.2, 5.0), offered=st.integers(1, 400))
+def test_the_pace_finds_how_many_a_delay_allows(service_ms: float, offered: int) -> None:
+    """A loop that is late by the work of all that are admitted: the bound settles where that is a quarter of 40 ms."""
+    pace, late_ms = Pace(0.04), []
+    for _ in range(400):
+        here = 0
+        while here < offered and pace.admits(here):
+            here += 1
+        late_ms.append(here * service_ms)
+        pace.adapt(here * service_ms / 1000)
+    allowed = 10.0 / service_ms
+    settled = late_ms[200:]
+    assert max(settled) <= 10.0 + 2 * service_ms
+    if offered <= allowed:
+        assert min(settled) >= offered * service_ms * 0.999, "nobody is refused who need not be"
+    elif allowed >= 4:
+        assert sum(settled) / len(settled) >= 0.7 * (10.0 - service_ms), "nor more than must be"
+
+
+async def test_a_loop_that_is_late_refuses_what_would_wait(
+    open_gateway: Callable[..., Any], http: aiohttp.ClientSession, say: Say
+) -> None:
+    class Slow(ScriptedEngine):
+        async def complete(self, prompt_ids: Any, sampling: Sampling) -> Any:
+            time.sleep(0.02)  # noqa: ASYNC251  # the loop is what is to be late
+            return await super().complete(prompt_ids, sampling)
+
+    gateway = await open_gateway(Slow(lambda prompt: say("ok")), max_delay_s=0.01)
+    sessions = [gateway.open_session(Sampling()) for _ in range(40)]
+
+    async def ask(session: Any) -> tuple[int, str | None, str | None]:
+        async with http.post(url(gateway, session), json={"messages": [USER]}) as response:
+            return response.status, response.headers.get("x-palmette-reason"), response.headers.get("retry-after")
+
+    for _ in range(6):
+        told = await asyncio.gather(*map(ask, sessions))
+    assert set(told) == {(200, None, None), (429, "gateway_slow", "1")}
+    assert gateway._places.pace.most <= 4
