@@ -65,7 +65,7 @@ async def done_or_gone(request: Request, awaited: asyncio.Future[_T]) -> None:
     """Return when `awaited` is done. Raises `ClientDisconnect` when the client goes away; it must have sent all."""
     ending: Ending | None = request.scope.get(ENDS)
     if ending is None:  # a connection of another server
-        gone = asyncio.ensure_future(_disconnected(request))
+        gone = asyncio.ensure_future(disconnected(request))
         try:
             await asyncio.wait((awaited, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -88,7 +88,7 @@ async def done_or_gone(request: Request, awaited: asyncio.Future[_T]) -> None:
         raise ClientDisconnect
 
 
-async def _disconnected(request: Request) -> None:
+async def disconnected(request: Request) -> None:
     """Return when the client has gone away; the body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
