@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from palmette.envs.web.plan import Goal
 
 PERSPECTIVES = {"colloquial": "user", "request": "design", "specification": "implementation"}
+_ALWAYS = (
+    "It must also fit a phone of 390 pixels, with buttons large enough to hit (24 pixels, in games 44), say its "
+    "language, give its controls names that a screen reader can say, cause no errors, and load nothing from elsewhere."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +39,8 @@ class Brief:
         """Return what is asked at a level of `envs.api.INTENTS`."""
         said = {"user": self.user, "design": self.design, "implementation": self.implementation}[PERSPECTIVES[level]]
         if level == "specification":
-            return "\n".join([said, *(f"- {each}" for each in self.contract)])
-        return " ".join([said, *self.contract])
+            return "\n".join([said, *(f"- {each}" for each in (*self.contract, _ALWAYS))])
+        return " ".join([said, *self.contract, _ALWAYS])
 
 
 def document(title: str, body: str, *, style: str = "", script: str = "", head: str = "") -> str:

@@ -21,7 +21,7 @@ LOOKS_BAR = 0.85  # of the least overall score of a page; the references pass it
 _LOOKED = (5, 6)
 _AGENT_S = 600.0
 _ROOM: dict[str, Any] = {
-    "verifier_timeout_s": 90.0,
+    "verifier_timeout_s": 180.0,
     "memory_mb": MEMORY_MB,
     "storage_mb": STORAGE_MB,
     "pids": PIDS,

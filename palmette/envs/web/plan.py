@@ -49,7 +49,7 @@ class Plan:
     reward: str = "all"
     looks: Sequence[str] = ()
     looks_bar: float = 1.0
-    limit_s: float = 60.0
+    limit_s: float = 150.0
     load_s: float = 10.0  # what one page may take
 
     def files(self) -> dict[str, str]:
@@ -103,3 +103,4 @@ def typed(selector: str, text: str, **how: Any) -> Step:
 
 QUIET: Step = {"do": "quiet"}
 FITS: Step = {"do": "fits"}
+ACCESSIBLE: Step = {"do": "accessible"}

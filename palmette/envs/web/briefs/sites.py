@@ -5,7 +5,7 @@ from __future__ import annotations
 from palmette.envs.terminal.goals import Names
 from palmette.envs.terminal.job import numbers
 from palmette.envs.web.brief import STYLE, Brief, document
-from palmette.envs.web.plan import FITS, QUIET, Goal, Step, click, opened, see
+from palmette.envs.web.plan import ACCESSIBLE, FITS, QUIET, Goal, Step, click, opened, see
 
 _SHEET = (
     STYLE
@@ -65,6 +65,7 @@ def studio(n: Names) -> Brief:
     phone = [
         opened("index.html"),
         FITS,
+        ACCESSIBLE,
         {"do": "columns", "selector": ".card", "count": 1},
         {"do": "unseen", "selector": "nav a"},
         click("#menu"),
@@ -144,7 +145,14 @@ def shop(n: Names) -> Brief:
         QUIET,
     ]
     listed = ", ".join(f"{kind} ({price} €)" for kind, price in zip(kinds, prices, strict=True))
-    phone = [opened("index.html"), FITS, {"do": "columns", "selector": ".card", "count": 1}, {"do": "targets"}, QUIET]
+    phone = [
+        opened("index.html"),
+        FITS,
+        ACCESSIBLE,
+        {"do": "columns", "selector": ".card", "count": 1},
+        {"do": "targets"},
+        QUIET,
+    ]
     return Brief(
         family="shop",
         user=f"I sell four things. Give me a page to choose them and another one, {names[1]}, that shows what I put in "

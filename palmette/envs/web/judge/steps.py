@@ -13,6 +13,7 @@ from .geometry import GEOMETRY
 from .page import Missed, Page
 from .seen import Node
 
+_NAMED = {"button", "link", "textbox", "searchbox", "checkbox", "radio", "combobox", "tab", "dialog", "image", "img"}
 _LOOKED_AT = 12  # elements of one step whose pixels and place are looked at; of more, the first
 
 
@@ -103,6 +104,21 @@ def _at(page: Page, step: dict) -> None:
         raise Missed(f"the page is at {page.path()[:60]!r}, expected {step['path']!r}")
 
 
+def _accessible(page: Page, step: dict) -> None:
+    """Controls and pictures have names, and the page a title and a language (WCAG 2.2, 4.1.2, 1.1.1, 2.4.2, 3.1.1).
+
+    Names are those that the browser itself gives to assistive programs.
+    """
+    for node in page.call("Accessibility.getFullAXTree")["nodes"]:
+        role = node.get("role", {}).get("value", "")
+        if not node.get("ignored") and role in _NAMED and not str(node.get("name", {}).get("value", "")).strip():
+            raise Missed(f"an element of role {role} has no accessible name")
+    if not page.seen().title.strip():
+        raise Missed("the page has no title")
+    if not all(node.attributes.get("lang", "").strip() for node in page.find("html")):
+        raise Missed("the page does not say its language")
+
+
 def _quiet(page: Page, step: dict) -> None:
     """Nothing was noted until now: no error, no request elsewhere, no dialog, no missing file."""
     page.browser.listen(step.get("for_s", 0.0))
@@ -174,6 +190,7 @@ LOOKS: dict[str, Callable[[Page, dict], None]] = {
     "covered": _covered,
     "title": _title,
     "at": _at,
+    "accessible": _accessible,
     "quiet": _quiet,
     "light": _light,
     **GEOMETRY,
