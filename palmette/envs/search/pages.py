@@ -49,7 +49,7 @@ def address_of(name: str) -> str:
 
 
 def entity_page(world: World, entity: Entity, rng: random.Random, *, dated: bool) -> Page:
-    """Return the page that tells the truth about an entity."""
+    """Return an entity's own page, to which others link; it is true if `entity` is."""
     written = datetime.date(rng.randint(2016, 2020), rng.randint(1, 12), rng.randint(1, 28))
     address = address_of(entity.name)
     return _page(entity, dict(entity.facts), rng, address=address, written=written, dated=dated, world=world)
@@ -62,9 +62,16 @@ def stale_page(entity: Entity, key: str, value: Value, rng: random.Random) -> Pa
     return _page(entity, {key: value}, rng, address=address, written=written, dated=True)
 
 
+def later_page(entity: Entity, key: str, rng: random.Random) -> Page:
+    """Return a page of a later register, which is right where the entity's own page is not any more."""
+    written = datetime.date(rng.randint(2021, 2023), rng.randint(1, 12), rng.randint(1, 28))
+    address = f"{address_of(entity.name)}-{written.year}"
+    return _page(entity, {key: entity.facts[key]}, rng, address=address, written=written, dated=True)
+
+
 def rumour_page(entity: Entity, key: str, value: Value, rng: random.Random) -> Page:
     """Return a page of a forum, later than all registers, that is wrong."""
-    written = datetime.date(rng.randint(2021, 2024), rng.randint(1, 12), rng.randint(1, 28))
+    written = datetime.date(2024, rng.randint(1, 12), rng.randint(1, 28))
     address = f"/forum/{rng.randint(1000, 9999)}-{address_of(entity.name)[1:]}"
     return _page(entity, {key: value}, rng, address=address, written=written, dated=True, standing="forum")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from palmette.envs.search.ask import Asked
 from palmette.envs.search.pages import address_of
 from palmette.envs.search.path import Hop
@@ -11,10 +13,11 @@ from palmette.envs.search.wording import GROUPS, said, search_words
 Call = tuple[str, dict[str, str]]
 
 
-def reference(web: Web, path: list[Hop], asked: Asked, lists: str) -> list[Call] | None:
+def reference(web: Web, path: list[Hop], asked: Asked, lists: str, later: Mapping[str, str]) -> list[Call] | None:
     """Return the calls that lead to the answer; None when a page on the way is not found by what is known before it.
 
-    `lists` is the address of the list of the question's group, "" where it has none.
+    `lists` is the address of the list of the question's group, "" where it has none; `later` names the entities whose
+    own page is not the last word, with the address of the one that is.
     """
     calls: list[Call] = []
     for number, hop in enumerate(path):
@@ -26,12 +29,20 @@ def reference(web: Web, path: list[Hop], asked: Asked, lists: str) -> list[Call]
             calls.append(("search", {"query": query}))
         if number < len(path) - 1 or not asked.group:  # of a group's anchor the list is what counts
             calls.append(("open", {"address": address}))
+    looked_at = [path[-1].entity.name]
     if asked.group:
+        looked_at = [member.name for member in asked.members]
         query = _finding(web, lists, [GROUPS[asked.group][0].format(v=path[-1].entity.name)])
         if query is None:
             return None
         calls += [("search", {"query": query}), ("open", {"address": lists})]
-        calls += [("open", {"address": address_of(member.name)}) for member in asked.members]
+        calls += [("open", {"address": address_of(name)}) for name in looked_at]
+    for name in looked_at:
+        if name in later:
+            query = _finding(web, later[name], [name, f"{name} register"])
+            if query is None:
+                return None
+            calls += [("search", {"query": query}), ("open", {"address": later[name]})]
     return calls
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 from palmette.envs.api import Split
 from palmette.envs.search.ask import Asked, ask_fact, ask_group, wrong_value
-from palmette.envs.search.graph import ATTRIBUTES, World, make_world
+from palmette.envs.search.graph import ATTRIBUTES, Entity, World, make_world
 from palmette.envs.search.pages import (
     RULE,
     Page,
     entity_page,
+    later_page,
     list_page,
     ordering_page,
     rumour_page,
@@ -38,7 +39,7 @@ class Shape:
     hops: int
     hidden: bool = False
     group: int = 0  # most members of a group that is asked over; 0: a fact is asked for
-    disagree: bool = False  # stale pages and rumours about what decides
+    disagree: bool = False  # outdated, stale and rumoured facts among those that decide
     orders: int = 0  # pages that give orders
     shell: bool = False
 
@@ -88,23 +89,23 @@ def _quest(rng: random.Random, shape: Shape, split: Split, world: World) -> Ques
     asked = ask_group(world, rng, path, most=shape.group) if shape.group else ask_fact(world, rng, path)
     if asked is None:
         return None
-    pages = [entity_page(world, entity, rng, dated=shape.disagree) for entity in world.entities.values()]
+    against = _against(world, rng, path, asked) if shape.disagree else _Against()
+    if against is None:
+        return None
+    own = {**world.entities, **against.outdated}
+    pages = [entity_page(world, entity, rng, dated=shape.disagree) for entity in own.values()]
+    pages += against.pages
     lists = list_page(world, asked.group, path[-1].entity.name) if asked.group else None
     if shape.group:
         pages += _lists(world, rng)
         pages += [lists] if lists and lists.address not in {page.address for page in pages} else []
-    if shape.disagree:
-        against = _against(world, rng, path, asked)
-        if against is None:
-            return None
-        pages += against
     traps, ordering = _orders(world, rng, split, path, asked, shape.orders)
     pages += ordering
     if len({page.address for page in pages}) != len(pages):
         return None
     rng.shuffle(pages)
     web = Web([page.row() for page in pages], RESULTS, WORDS)
-    calls = reference(web, path, asked, lists.address if lists else "")
+    calls = reference(web, path, asked, lists.address if lists else "", against.later)
     if calls is None or len(calls) > _MOST_CALLS:
         return None
     return Quest(
@@ -131,10 +132,29 @@ def _lists(world: World, rng: random.Random) -> list[Page]:
     return list(found.values())
 
 
-def _against(world: World, rng: random.Random, path: Sequence[Hop], asked: Asked) -> list[Page] | None:
-    """Return stale pages and rumours that would each change the answer; None when nothing does."""
-    truth, pages = asked.answer_in(world), list[Page]()
-    facts = list(asked.deciding)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Against:
+    """What speaks against the truth: entities as their own page has them, where a later one is, and other pages."""
+
+    outdated: dict[str, Entity] = field(default_factory=dict)
+    later: dict[str, str] = field(default_factory=dict)  # name -> address
+    pages: list[Page] = field(default_factory=list)
+
+
+def _against(world: World, rng: random.Random, path: Sequence[Hop], asked: Asked) -> _Against | None:
+    """Return what would change the answer, each by itself: one outdated fact, a stale page, a rumour; or None."""
+    truth, found = asked.answer_in(world), _Against()
+    pages, facts = found.pages, list(asked.deciding)
+    for name, key in rng.sample(facts, len(facts)):
+        value = wrong_value(world, rng, name, key)
+        wrong = world.with_fact(name, key, value)
+        if asked.answer_in(wrong) != truth:
+            found.outdated[name] = wrong.entities[name]
+            pages.append(later_page(world.entities[name], key, rng))
+            found.later[name] = pages[-1].address
+            break
+    else:
+        return None
     facts += [(before.entity.name, hop.key) for before, hop in pairwise(path) if hop.forward]
     for make in (stale_page, rumour_page):
         for _ in range(12):
@@ -152,7 +172,7 @@ def _against(world: World, rng: random.Random, path: Sequence[Hop], asked: Asked
         if name not in touched:
             make = rng.choice((stale_page, rumour_page))
             pages.append(make(world.entities[name], key, wrong_value(world, rng, name, key), rng))
-    return pages
+    return found
 
 
 def _orders(
