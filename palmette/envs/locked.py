@@ -14,14 +14,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
 from palmette.envs.toolchain import Toolchain
 from palmette.errors import UserError
 
-_PIP_S, _RESOLVE_S = 600.0, 120.0
+_BACKPORTS = {"exceptiongroup": 11, "tomli": 11, "typing-extensions": 11, "importlib-metadata": 10}  # Python 3.N has it
+_PIP_S, _RESOLVE_S, _ASK_S = 600.0, 120.0, 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +61,8 @@ class Interpreter:
 class Wanted:
     """What pip is to choose versions for: requirements that must be met, and others that may be left out."""
 
-    needed: Sequence[str]
-    wished: Sequence[str] = field(default_factory=tuple)
+    needed: tuple[str, ...]
+    wished: tuple[str, ...] = ()
     before: str = ""  # only what was uploaded before this day, where the index tells
 
 
@@ -117,10 +118,12 @@ def installed(lock: Lock) -> Path:
     return target
 
 
+@cache
 def resolve(python: str, wanted: Wanted, *, without: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the exact versions that pip chooses for a Python, without the project itself, and the wishes left out.
 
-    Wheels only, so nothing of what is chosen is run. Raises `UserError` when what is needed cannot be had.
+    Wheels only, so nothing of what is chosen is run. Remembered, for pip may take a minute. Raises `UserError` when
+    what is needed cannot be had.
     """
     before = [f"--uploaded-prior-to={wanted.before}"] if wanted.before else []
     wished, dropped = list(wanted.wished), list[str]()
@@ -129,7 +132,7 @@ def resolve(python: str, wanted: Wanted, *, without: str) -> tuple[tuple[str, ..
         while True:
             try:
                 report = scratch / "report.json"
-                asked = [*before, "--dry-run", "--report", str(report), *wanted.needed, *wished]
+                asked = [*before, "--dry-run", "--report", str(report), *wanted.needed, *_backports(python), *wished]
                 _pip(python, asked, scratch / "nothing", _RESOLVE_S)
                 break
             except UserError as error:
@@ -145,6 +148,13 @@ def resolve(python: str, wanted: Wanted, *, without: str) -> tuple[tuple[str, ..
         shutil.rmtree(scratch, ignore_errors=True)
     pins = {named(each["metadata"]["name"]): each["metadata"]["version"] for each in chosen}
     return tuple(f"{n}=={v}" for n, v in sorted(pins.items()) if n != named(without)), tuple(dropped)
+
+
+def _backports(python: str) -> list[str]:
+    """Return what older Pythons need in place of newer modules: pip looks at its own Python to find out."""
+    if python == f"{sys.version_info.major}.{sys.version_info.minor}":
+        return []
+    return [name for name, since in _BACKPORTS.items() if int(python.partition(".")[2]) < since]
 
 
 def named(requirement: str) -> str:
@@ -176,9 +186,16 @@ def _interpreters() -> Mapping[str, Interpreter]:
     """Find other Pythons: on the PATH, and installed beside our own."""
     found: dict[str, Interpreter] = {}
     beside = sorted(Path(sys.base_prefix).parent.glob("*3.*/bin/python3"))
-    for program in [*map(str, beside), *filter(None, (shutil.which(f"python3.{n}") for n in range(8, 20)))]:
-        asking = "import sys; print('%d.%d' % sys.version_info[:2], sys.base_prefix)"
-        done = subprocess.run([program, "-I", "-c", asking], capture_output=True, text=True, check=False)
+    on_path = [program for n in range(8, 20) if (program := shutil.which(f"python3.{n}"))]
+    asking = "import sys; print('%d.%d' % sys.version_info[:2], sys.base_prefix)"
+    for program in [*map(str, beside), *on_path]:
+        if Path(program).name.removeprefix("python") in found:
+            continue
+        try:
+            command = [program, "-I", "-c", asking]
+            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=_ASK_S)
+        except (OSError, subprocess.TimeoutExpired):
+            continue  # a wrapper that leads nowhere
         version, _, prefix = done.stdout.strip().partition(" ")
         if done.returncode == 0 and tuple(map(int, version.split("."))) >= (3, 8) and version not in found:
             found[version] = Interpreter(version=version, program=f"{prefix}/bin/python3", prefix=prefix)

@@ -105,7 +105,9 @@ def attempts(project: Project) -> Generator[Lock, Run, None]:
 
 def _resolved(project: Project, python: str, pin: str, wished: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     needed = [each for each in project.needed if named(each) != named(project.name)]
-    return resolve(python, Wanted(needed=[*needed, pin], wished=wished, before=project.before), without=project.name)
+    return resolve(
+        python, Wanted(needed=(*needed, pin), wished=tuple(wished), before=project.before), without=project.name
+    )
 
 
 def _pythons(project: Project) -> Iterator[str]:

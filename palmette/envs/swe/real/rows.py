@@ -29,7 +29,6 @@ from palmette.sandbox.api import Host
 
 _PYTHON = "3.9"  # what SWE-bench's own recipes use for nearly all
 _EARLIEST = datetime.date(2021, 12, 1)  # before, packages have no wheels for that Python
-_AFTER = datetime.timedelta(days=60)
 _TERMS = Terms(most_failing=10_000, least_hidden=0, told=False)
 
 
@@ -82,7 +81,7 @@ async def _built(row: BenchRow, right: Mapping[str, bytes], tree: Path, host: Ho
         tests=tests,
         wished=(),  # what its tests need besides, their failures tell; old lists of wishes take pip minutes
         pythons=f"=={_PYTHON}.*" if day and _PYTHON in versions() else project.pythons,
-        before=max(day + _AFTER, _EARLIEST).isoformat() if day else "",
+        before=max(datetime.date(day.year + 1, 1, 1), _EARLIEST).isoformat() if day else "",
         version=project.version if project.version[:1].isdigit() and project.version != "0" else "9999",
     )
     return await measure(host, language, project, right, fewest=1)
