@@ -14,7 +14,7 @@ from palmette.scaffolds.flows.names import FLOWS
 from palmette.scaffolds.naming import Naming
 from palmette.scaffolds.protocols.api import Heard, Told, Unread
 from palmette.scaffolds.protocols.names import PROTOCOLS
-from palmette.scaffolds.style import BEST, Style
+from palmette.scaffolds.style import BEST, MOST_TURNS, Style
 from palmette.scaffolds.tools import OBSERVATION_CHARS, SUBMIT, TOOLS, act, observe, toolset, wrong_arguments
 
 SYSTEM_PROMPT = "You are an agent in a Linux shell. Solve the task with the tools, then submit."
@@ -37,7 +37,7 @@ class ToolLoop:
 
     def __init__(
         self,
-        max_turns: int = 12,
+        max_turns: int = MOST_TURNS,
         observation_chars: int = OBSERVATION_CHARS,
         system_prompt: str = SYSTEM_PROMPT,
         *,

@@ -45,8 +45,8 @@ SCAFFOLDS = Scaffolds()
 def loop_of(style: Style) -> ToolLoop | BestOf:
     """Return the built-in loop in a style."""
     if style.flow == BEST:
-        return BestOf(ToolLoop(style=replace(style, flow="react")), style.tries)
-    return ToolLoop(style=style)
+        return BestOf(ToolLoop(style.turns, style=replace(style, flow="react")), style.tries)
+    return ToolLoop(style.turns, style=style)
 
 
 def open_scaffold(name: str) -> Scaffold:

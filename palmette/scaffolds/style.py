@@ -12,7 +12,9 @@ from palmette.scaffolds.flows.names import FLOWS
 from palmette.scaffolds.protocols.names import PROTOCOLS
 
 BEST = "best"
+MOST_TURNS = 12  # answers of a loop, if its style does not say
 _NAMES = "names"
+_TURNS = "turns"
 _SIZED = {"sliding": "turns", "summary": "tokens", "truncate": "characters", BEST: "attempts"}
 
 
@@ -21,7 +23,7 @@ class Style:
     """One way of the loop. Raises `UserError` for a name that is not known and a number below 0.
 
     `size` is the context's (turns of sliding, tokens of summary, characters of truncate; 0: its own), `tries` how many
-    attempts flow "best" makes, and `names` the seed of tool names (-1: the tools' own).
+    attempts flow "best" makes, `names` the seed of tool names (-1: the tools' own), and `turns` the most answers.
     """
 
     protocol: str = "functions"
@@ -30,6 +32,7 @@ class Style:
     flow: str = "react"
     tries: int = 3
     names: int = -1
+    turns: int = MOST_TURNS
 
     def __post_init__(self) -> None:
         for what, value, known in (
@@ -39,8 +42,9 @@ class Style:
         ):
             if value not in known:
                 raise UserError(f"unknown {what} '{value}'{suggest(value, known)}; known are {', '.join(known)}")
-        if self.size < 0 or self.tries < 1 or self.names < -1:
-            raise UserError(f"size {self.size}, tries {self.tries} or names {self.names} is too small")
+        if self.size < 0 or self.tries < 1 or self.names < -1 or self.turns < 1:
+            numbers = f"size {self.size}, tries {self.tries}, names {self.names} or turns {self.turns}"
+            raise UserError(f"{numbers} is too small")
 
     @classmethod
     def read(cls, short: str) -> Self:
@@ -53,9 +57,11 @@ class Style:
                 raise UserError(f"'{short}' names two of a kind: '{table[key]}' and '{part}'")
             if equals and not number.isdecimal():
                 raise UserError(f"'{part}': a number is expected behind '='")
-            if equals and name not in _SIZED and name != _NAMES:
-                raise UserError(f"'{part}': only {', '.join((*_SIZED, _NAMES))} take a number")
-            if name == _NAMES:
+            if equals and name not in (*_SIZED, _NAMES, _TURNS):
+                raise UserError(f"'{part}': only {', '.join((*_SIZED, _NAMES, _TURNS))} take a number")
+            if name == _TURNS and not equals:
+                raise UserError(f"'{part}': how many? such as turns=40")
+            if name in (_NAMES, _TURNS):
                 table[key] = int(number) if equals else 0
                 continue
             table[key] = name
@@ -88,6 +94,8 @@ class Style:
             parts.append(f"{self.context}={self.size}" if self.size else self.context)
         if self.names >= 0:
             parts.append(f"{_NAMES}={self.names}")
+        if self.turns != MOST_TURNS:
+            parts.append(f"{_TURNS}={self.turns}")
         if self.flow != "react":
             parts.append(f"{self.flow}={self.tries}" if self.flow == BEST else self.flow)
         return ",".join(parts)
@@ -95,7 +103,7 @@ class Style:
 
 def _key(name: str) -> str:
     """Return the field that a name in a short form belongs to."""
-    kinds = {"protocol": PROTOCOLS, "context": CONTEXTS, "flow": (*FLOWS, BEST), _NAMES: (_NAMES,)}
+    kinds = {"protocol": PROTOCOLS, "context": CONTEXTS, "flow": (*FLOWS, BEST), _NAMES: (_NAMES,), _TURNS: (_TURNS,)}
     for key, known in kinds.items():
         if name in known:
             return key

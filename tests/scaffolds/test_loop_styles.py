@@ -260,6 +260,7 @@ STYLES = st.builds(
     context=st.just("full"),
     flow=st.sampled_from([*FLOWS, BEST]),
     names=st.integers(-1, 99),
+    turns=st.integers(1, 200),
 ) | st.builds(Style, context=st.sampled_from(sorted(CONTEXTS.keys() - {"full"})), size=st.integers(0, 9999))
 
 
@@ -269,7 +270,10 @@ def test_a_style_has_a_short_form_and_a_table(style: Style) -> None:
     assert Style.of(style.table()) == style
     name = f"loop:{style.short}" if style.short else "loop"
     assert name in SCAFFOLDS
-    assert open_scaffold(name).name == name
+    opened = open_scaffold(name)
+    assert opened.name == name
+    if isinstance(opened, ToolLoop):
+        assert opened.max_turns == style.turns
 
 
 @pytest.mark.parametrize(
@@ -280,6 +284,8 @@ def test_a_style_has_a_short_form_and_a_table(style: Style) -> None:
         ("sliding=x", "a number is expected"),
         ("xml=3", "take a number"),
         ("best=0", "too small"),
+        ("turns=0", "too small"),
+        ("turns", "how many"),
     ],
 )
 def test_a_style_that_is_wrong_is_one_line(short: str, why: str) -> None:
