@@ -121,6 +121,8 @@
         chip("tokens", `${facts.sampled_tokens ?? 0} sampled of ${tokens}`), chip("time", `${facts.wall_s} s`),
         facts.attempt > 1 ? chip("attempt", facts.attempt) : null),
       facts.detail ? make("p", { class: "why" }, facts.detail) : "",
+      ...Object.entries(rollout.pictures).map(([name, png]) =>
+        make("img", { class: "seen", src: `data:image/png;base64,${png}`, alt: `what the verifier saw: ${name}`, title: name })),
       bar,
       ...(state.tab === "tokens" ? tokenView(rollout) : messageView(rollout)));
   }

@@ -42,11 +42,12 @@ class TokenTable:
 def view(shown: Shown, table: TokenTable) -> dict[str, Any]:
     """Return a rollout as JSON-able data.
 
-    ``facts`` are its metadata, ``messages`` its conversation (``leaf`` is an index into nodes), ``nodes`` its tree in
-    order, a parent before its children: ``p`` index of the parent (-1 at the root), ``i`` token ids, ``t`` the turn
-    that sampled them (-1 where given), ``x`` texts that differ from the page's table by offset, and on sampled nodes
-    ``l`` log-probs, ``v`` the weight version, ``a`` advantages and ``h`` the teacher's log-probs (absent where nobody
-    wrote them). A list is one number where all its numbers are equal.
+    ``facts`` are its metadata, ``pictures`` what its verifier saw (PNG in base64 by name), ``messages`` its
+    conversation (``leaf`` is an index into nodes), ``nodes`` its tree in order, a parent before its children: ``p``
+    index of the parent (-1 at the root), ``i`` token ids, ``t`` the turn that sampled them (-1 where given), ``x``
+    texts that differ from the page's table by offset, and on sampled nodes ``l`` log-probs, ``v`` the weight version,
+    ``a`` advantages and ``h`` the teacher's log-probs (absent where nobody wrote them). A list is one number where all
+    its numbers are equal.
     """
     places = {node: place for place, node in enumerate(shown.tree.nodes())}
     facts = {name: shown.metadata[name] for name in _FACTS if shown.metadata.get(name) is not None}
@@ -54,6 +55,7 @@ def view(shown: Shown, table: TokenTable) -> dict[str, Any]:
     return {
         "id": shown.index,
         "facts": facts,
+        "pictures": shown.metadata.get("pictures") or {},
         "messages": [_placed(message, places) for message in shown.metadata.get("conversation") or []],
         "nodes": _nodes(shown.tree, table),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import time
@@ -27,6 +28,7 @@ from palmette.sandbox.api import Host, Sandbox, SandboxError, Snapshot, Spec
 from palmette.scaffolds.api import Endpoint, Offer, Pause, Scaffold, Stop
 from palmette.trajectory.tree import Tree
 
+_MOST_PICTURE_BYTES = 256 << 10  # of one that is kept with its rollout
 _PATCHED = "swe"  # the domain whose rollouts are handed in as patches
 _log = logging.getLogger(__name__)
 
@@ -129,6 +131,16 @@ class Attempt:
             if self.task.domain == _PATCHED:
                 self.patch = await patch_of(self.task, self.sandbox)
             self.verdict = await grader.grade(self.task, self.sandbox, self.services)
+
+    @property
+    def pictures(self) -> dict[str, str]:
+        """What the verifier saw: PNG in base64, by the name of its file."""
+        files = self.verdict.files if self.verdict else {}
+        return {
+            name.removesuffix(".png"): base64.b64encode(data).decode()
+            for name, data in files.items()
+            if name.endswith(".png") and len(data) <= _MOST_PICTURE_BYTES
+        }
 
     @property
     def offer(self) -> Offer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from palmette.engine.api import Sampling
@@ -25,7 +25,8 @@ class Rollout:
     list, `sample` the index within the group, `attempt` counts from 1 over retries. `conversation` holds the
     messages as plain dicts, for people to read; training reads `tree` only. `patch` is what a rollout of the swe domain
     changed in its work directory, None where nobody looked. `scaffold` drove the model, and `intent` (of
-    `palmette.envs.api.INTENTS`) is how the task was phrased; "" where nobody knows.
+    `palmette.envs.api.INTENTS`) is how the task was phrased; "" where nobody knows. `pictures` are what the verifier
+    saw, PNG in base64 by name, where it ran and its task keeps such evidence.
     """
 
     task: str
@@ -45,6 +46,7 @@ class Rollout:
     patch: str | None = None
     scaffold: str = ""
     intent: str = ""
+    pictures: dict[str, str] = field(default_factory=dict)
 
 
 def sample_seed(seed: int | None, group: int, sample: int) -> int | None:
@@ -108,6 +110,7 @@ def concluded(attempt: Attempt, *, group: int, sample: int, number: int) -> Roll
         detail=attempt.detail,
         attempt=number,
         patch=attempt.patch,
+        pictures=attempt.pictures,
         scaffold=attempt.scaffold.name,
         intent=attempt.task.intent,
     )

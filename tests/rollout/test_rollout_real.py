@@ -24,7 +24,7 @@ from palmette.scaffolds.loop import ToolLoop
 
 
 async def attempt(task, renderer: Renderer, host, completions: list[tuple[int, ...]]) -> Rollout:
-    engine, scaffold = ScriptedEngine(completions), ToolLoop()
+    engine, scaffold = ScriptedEngine(completions), ToolLoop(200)
     gateway = Gateway(engine, renderer)
     await gateway.start()
     try:
