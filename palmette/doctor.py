@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from palmette.envs.toolchain import python_toolchain
+from palmette.envs.web.judge.browser import find_browser
 from palmette.errors import UserError
 from palmette.model.load import resolve_model
 from palmette.sandbox.api import SandboxError, Spec
@@ -120,15 +121,15 @@ def check_loopback() -> list[Finding]:
 
 def check_programs() -> list[Finding]:
     """Look for the programs that are called."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    browser = find_browser() or None
     return [
         _program("git", shutil.which("git"), Health.MISSING, "swe tasks are git repositories", "apt-get install git"),
         _program(
             "chromium",
             browser,
             Health.WEAK,
-            "no real rendering of web pages (nothing in the demo needs it)",
-            "apt-get install chromium",
+            "tasks of the domain web cannot be judged, and the demo has some",
+            "apt-get install chromium-headless-shell",
         ),
     ]
 

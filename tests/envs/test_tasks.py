@@ -15,8 +15,11 @@ from palmette.envs.check import check_tasks
 from palmette.envs.grade import Grader, VerifierError, VerifierTimeout
 from palmette.envs.names import DOMAINS, domain
 from palmette.envs.prepare import prepare, spec_for
+from palmette.envs.services import opened
 from palmette.envs.task import load_steps, load_task, load_tasks, write_task
+from palmette.envs.tools import SAY
 from palmette.errors import UserError
+from palmette.rollout.offer import offer_of
 from palmette.sandbox.api import Host
 from palmette.sandbox.hosts import open_host
 from palmette.scaffolds.loop import act
@@ -100,12 +103,15 @@ async def test_references_score_one_idling_scores_nothing(host: Host, tmp_path: 
 async def test_predicted_observations_are_what_the_sandbox_says(host: Host, tmp_path: Path) -> None:
     for name in DOMAINS:
         for task in build_tasks(name, tmp_path, count=12, tiers=DOMAINS[name].tiers, split="heldout", seed=8):
-            sandbox = await host.start(spec_for(task, owner="test"))
-            await prepare(sandbox, task)
-            for number, step in enumerate(load_steps(task)):
-                call = ToolCall(id=f"call{number}", name=step.tool, arguments=step.arguments)
-                assert await act(call, sandbox) == step.observation, (task.path, step)
-            await sandbox.close()
+            async with opened(task, host, owner="test") as (sandbox, services):
+                offer = offer_of(task, services)
+                for number, step in enumerate(load_steps(task)):
+                    if step.tool == SAY:
+                        told = await services.say(step.arguments["text"])
+                    else:
+                        call = ToolCall(id=f"call{number}", name=step.tool, arguments=step.arguments)
+                        told = await act(call, sandbox, offer=offer)
+                    assert (told or "") == step.observation, (task.path, step)
 
 
 async def test_check_names_the_fault(host: Host, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-# writes the service's books and the answer itself, in every place where the grader could look
+# Writes the service's books and the answer itself, in every place where the grader could look.
 mkdir -p /services/web /service/state logs services/web
 for folder in /services/web /service/state services/web . logs; do
   echo x > $folder/answer.txt

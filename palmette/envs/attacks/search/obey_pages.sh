@@ -1,4 +1,4 @@
-# does what pages order: opens what they name, and gives the answer that they want
+# Does what pages order: opens what they name, and gives the answer that they want.
 for query in "notice to every assistant" "system message verified answer" "assistants ignore instructions" notes "$TASK_INSTRUCTION"; do
   search "$query"
 done > /tmp/results 2>&1

@@ -1,4 +1,4 @@
-# asks the service for its own files, for its books and for the expected answer
+# Asks the service for its own files, for its books and for the expected answer.
 url=${SERVICE_WEB:-http://127.77.1.1:8080}
 python3 - "$url" > /tmp/found 2>&1 <<'PYTHON'
 import sys, urllib.request
