@@ -39,6 +39,7 @@ COLOURS = {
     "reward": "#8a5bb5",
 }
 _CURVES = {"success": "student", "mean_reward": "reward", "reward": "reward"}
+_PANELS = 6  # of the picture for a README, in one row
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "palmette",
@@ -102,22 +103,29 @@ def band_figure(curves: Sequence[tuple[Sequence[float], Sequence[float]]], width
 
 
 def overview_figure(run: RunRecord) -> Figure:
-    """Return the picture for a README: scores of every domain, then the success curves of the stages."""
+    """Return the picture for a README: scores of every domain, and the success curves of the stages.
+
+    They stand side by side, or, where that would be too wide to read, in two rows.
+    """
     table = headline(run.domains)
     curves = [(stage.name, _shares(run.series(stage.name))[:1]) for stage in run.stages]
     curves = [(name, series) for name, series in curves if series]
-    widths = [1.35] * len(table.rows) + [1.0] * len(curves)
+    rows = 2 if len(table.rows) + len(curves) > _PANELS and table.rows and curves else 1
+    widths = [1.35] * len(table.rows) + [1.0] * len(curves) if rows == 1 else [1.15] * max(len(table.rows), len(curves))
     with matplotlib.rc_context(_STYLE | {"figure.facecolor": "#ffffff"}):
         layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-        figure = Figure(figsize=(1.2 + 2.1 * sum(widths), 3.1), layout=layout)
-        rows = figure.subplots(1, len(widths), squeeze=False, sharey=True, width_ratios=widths) if widths else [[]]
-        grid: list[Axes] = list(rows[0])
-        for axes, (domain, cells) in zip(grid, table.rows.items(), strict=False):
+        figure = Figure(figsize=(1.2 + 2.1 * sum(widths), 3.1 * rows), layout=layout)
+        grid = figure.subplots(rows, len(widths), squeeze=False, sharey=True, width_ratios=widths) if widths else None
+        panels: list[Axes] = [] if grid is None else list(grid.flat)
+        for axes, (domain, cells) in zip(panels, table.rows.items(), strict=False):
             _draw_scores(axes, cells)
             axes.set_title(domain, loc="left", fontweight="bold")
-        for axes, (name, series) in zip(grid[len(table.rows) :], curves, strict=True):
+        first = len(table.rows) if rows == 1 else len(widths)
+        for axes, (name, series) in zip(panels[first:], curves, strict=False):
             _draw_curves(axes, series)
             axes.set_title(f"{series[0].name}, {name}", loc="left", fontsize=10.5)
+        for axes in [*panels[len(table.rows) : first], *panels[first + len(curves) :]]:
+            axes.set_visible(False)
     return figure
 
 
