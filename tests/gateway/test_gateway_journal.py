@@ -343,7 +343,8 @@ async def test_killed_while_it_folds_nothing_is_lost(
         folds |= {path.name for path in files(directory) if path.suffix == ".folded"}
     assert len(told) > 50
     assert len(folds) > 3, "it was folded while it was killed"
-    assert sum(path.stat().st_size for path in files(directory)) < 400_000
+    size = sum(path.stat().st_size for path in files(directory))
+    assert size < max(400_000, 1_200 * len(told))  # a faster machine tells more in the same time
     gateway = await open_gateway(ScriptedEngine([[1]]), journal=directory)
     found = {
         f"{session.label} {number}"
