@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import shutil
 import socket
 import sys
@@ -26,7 +25,7 @@ import msgspec
 from palmette.engine.api import Sampling
 from palmette.errors import UserError
 from palmette.gateway.channel import Broken, Channel, Failed
-from palmette.gateway.door import owner_of
+from palmette.gateway.key import new_key, owner_of
 from palmette.gateway.lending import Lender
 from palmette.gateway.metrics import Metrics
 from palmette.gateway.records import Opened, write
@@ -163,7 +162,7 @@ class Crew:
             self._directory = None
 
     def _key_of(self, index: int) -> str:
-        while owner_of(key := secrets.token_urlsafe(24), self.processes) != index:
+        while owner_of(key := new_key(), self.processes) != index:
             pass
         return key
 

@@ -14,10 +14,11 @@ import contextlib
 import os
 import re
 import socket
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
+
+from palmette.gateway.key import KEY_LENGTH, owner_of
 
 _PATH = re.compile(rb"[A-Z]+ (?:https?://[^/ ]+)?/s/([^/ ?]+)")
 _SHOWN = tuple(
@@ -25,7 +26,6 @@ _SHOWN = tuple(
     for name in (rb"authorization", rb"x-api-key", rb"x-goog-api-key")
 )
 _QUERY = re.compile(rb"[A-Z]+ [^ ]*[?&]key=([^& ]+)")
-_KEY_LENGTH = 32  # of `secrets.token_urlsafe(24)`
 _AGAIN_S, _TRIES = 0.002, 500  # a full mailbox is tried again
 _MAX_READ = 1 << 30
 _BODY = b'{"error":{"message":"The process of this session has ended.","type":"server_error","code":"engine_error"}}'
@@ -33,11 +33,6 @@ _NOBODY = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n"
     b"content-length: %d\r\n\r\n%b"
 ) % (len(_BODY), _BODY)
-
-
-def owner_of(key: str, processes: int) -> int:
-    """Return the number of the process that has a session, by its key alone."""
-    return zlib.crc32(key.encode()) % processes
 
 
 def key_in(head: bytes) -> str:
@@ -77,7 +72,7 @@ class Door:
 
     def elsewhere(self, key: str) -> bool:
         """Say whether a key would be that of another process's session."""
-        return len(key) == _KEY_LENGTH and owner_of(key, self._processes) != self._index
+        return len(key) == KEY_LENGTH and owner_of(key, self._processes) != self._index
 
     def hand_over(self, key: str, connection: int, read: bytes) -> None:
         """Send a connection (a descriptor) and what was `read` from it to the owner of a key.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from palmette.gateway.ask import Ask
 from palmette.gateway.call import Call, Turn
 from palmette.gateway.experts import with_earlier
 from palmette.gateway.identity import Known, Walk, position
+from palmette.gateway.key import new_key
 from palmette.gateway.records import Recorded, recorded, write
 from palmette.gateway.shared import Shared
 from palmette.gateway.stops import sample_until
@@ -79,7 +79,7 @@ class Session:
         throwaway: bool = False,
         label: str = "",
     ) -> None:
-        self.key = key or secrets.token_urlsafe(24)
+        self.key = key or new_key()
         self.label = label
         self.recorded: list[Turn] = []
         self.tree = Tree()

@@ -46,7 +46,7 @@ class CliAgent:
             "root_url": endpoint.base_url.removesuffix("/v1"),
             "api_key": endpoint.api_key,
             "model": endpoint.model,
-            "task": instruction,
+            "task": f" {instruction}" if instruction.startswith("-") else instruction,  # else it is taken for an option
             "task_json": quoted(instruction),
             "home": AGENT_HOME,
             "workdir": await _made_home(sandbox),

@@ -20,8 +20,9 @@ from palmette.chat.template import Renderer
 from palmette.engine.api import EngineError, Sampling
 from palmette.engine.scripted import ScriptedEngine
 from palmette.gateway.app import Gateway
-from palmette.gateway.door import key_in, owner_of
+from palmette.gateway.door import key_in
 from palmette.gateway.incoming import key_of
+from palmette.gateway.key import KEY_LENGTH, owner_of
 from palmette.gateway.session import Failure, Session
 
 Say = Callable[..., list[int]]
@@ -216,7 +217,7 @@ def test_a_head_shows_the_key_that_its_request_has(key: str, where: str, noise: 
     request = Request({"type": "http", "headers": headers, "query_string": query.encode()})
     meant = key if where == "path" and key else key_of(request)
     found = key_in(head.encode())
-    assert found == meant or len(found) != 32 != len(meant), "what is no key of a session goes nowhere"
+    assert found == meant or len(found) != KEY_LENGTH != len(meant), "what is no key of a session goes nowhere"
 
 
 def test_there_is_at_least_one_process(renderer: Renderer) -> None:

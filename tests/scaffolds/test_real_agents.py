@@ -22,7 +22,7 @@ from palmette.scaffolds.install import UNREACHABLE, install, installed
 from palmette.scaffolds.roster import AGENTS
 
 TASK_END = "in capitals to answer.txt; mind {braces} and $HOME."
-TASK = f"Write the word palmette {TASK_END}"
+TASK = f"- Write the word palmette {TASK_END}"  # a dash, as of a list, is no option of the agent's
 WRITE = "echo palmette | tr a-z A-Z"
 ALWAYS = ("claude-code",)  # the others are tested where they are installed already, or where somebody asks for it
 Turn = tuple[str, list[tuple[str, dict[str, Any]]]]
