@@ -56,8 +56,13 @@ def start(uid: int, cgroups: str, argv: list[str]) -> None:
 def run(pid: int, uid: int, cgroups: str, directory: str, argv: list[str]) -> int:
     """Run `argv` in `directory` of the sandbox and return its exit code."""
     _limit(cgroups)
+    adjust = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
     _join(pid)
+    os.write(adjust, b"500")  # out of memory, commands die and the sandbox's first process lives
     child = os.fork()  # only a child is in the process namespace
+    if child:
+        os.write(adjust, b"0")
+    os.close(adjust)
     if child == 0:
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)

@@ -31,6 +31,7 @@ from palmette.sandbox.fake_snapshot import FakeSnapshot, copied
 from palmette.sandbox.files import Files
 from palmette.sandbox.layout import DIRECTORIES, argv_of, check_spec, environment
 from palmette.sandbox.ledger import HEARTBEAT_S, Cost, Ledger, entry
+from palmette.sandbox.namespace_snapshot import settled
 from palmette.sandbox.ports import Reachable, Ways
 from palmette.sandbox.stream import Ends, RunningProcess
 
@@ -315,10 +316,17 @@ class FakeSandbox(Reachable):
     async def fork(self, n: int = 1) -> list[FakeSandbox]:
         """Start `n` copies. Raises `Busy`, `SandboxLost`."""
         snapshot = await self.snapshot()
+        made: list[FakeSandbox] = []
         try:
-            return await snapshot.fork(n)
+            made = await snapshot.fork(n)
         finally:
-            await snapshot.close()
+            closing = asyncio.ensure_future(snapshot.close())
+            try:
+                await settled(closing)
+            except asyncio.CancelledError:  # nobody gets them
+                await asyncio.gather(*(each.close() for each in made))
+                raise
+        return made
 
     async def pause(self) -> None:
         """Stop the sessions that were started. Idempotent. Raises `SandboxLost`."""

@@ -81,7 +81,9 @@ def test_a_shell_at_a_terminal(images: Images):
             _until(terminal, b"$ ")
         os.write(terminal, b"echo $((6 * 8)) reads; cat; echo interrupted\n")
         _until(terminal, b"48 reads\r\n")
-        os.write(terminal, b"\x03")  # the shell hears it, not we
+        os.write(terminal, b"meow\n")
+        _until(terminal, b"meow\r\nmeow\r\n")  # the terminal and cat: it has begun, and the shell awaits it
+        os.write(terminal, b"\x03")  # cat and the shell hear it, not we
         _until(terminal, b"$ ")
         os.write(terminal, b"exit 5\n")
         _until(terminal, None)

@@ -485,3 +485,13 @@ async def test_without_a_cpu_controller_a_share_of_it_is_refused(monkeypatch):
     assert "cpu" in lacks(host)
     assert any("cpu controller" in weakness for weakness in host.weaknesses())
     await host.close()
+
+
+async def test_a_command_that_is_killed_takes_along_what_it_started(host):
+    sandbox = await host.start(Spec())
+    await sandbox.exec("sleep 600 &")
+    result = await sandbox.exec("sleep 700 & sh -c 'sleep 800 & sleep 900' & kill -9 $$")
+    assert result.exit_code == 137
+    left = await sandbox.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+    assert b"sleep 600" in left.stdout, "what was there before stays"
+    assert not re.search(rb"sleep [789]00", left.stdout), left

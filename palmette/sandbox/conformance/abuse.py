@@ -85,7 +85,9 @@ async def _fork_bomb(sandbox: Sandbox) -> None:
     bomb = "import os\nwhile True:\n try: os.fork()\n except OSError: pass"
     result = await sandbox.exec([PYTHON, "-I", "-c", bomb], timeout_s=1.5)
     assert result.status in (Status.TIMEOUT, Status.OOM), result
-    await sandbox.exec("b() { b | b & }; b", timeout_s=1.0)
+    await asyncio.wait_for(_patient(sandbox), 30)
+    result = await sandbox.exec("b() { b | b & }; (b); exec sleep 60", timeout_s=1.0)
+    assert result.status in (Status.TIMEOUT, Status.OOM), result
 
 
 async def _memory_bomb(sandbox: Sandbox) -> None:

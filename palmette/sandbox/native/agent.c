@@ -377,6 +377,8 @@ static void ended(struct command *c, int status, const struct rusage *used) {
     c->exited = 1, c->ended = now_us(), c->cpu_us = cpu_us(used), c->peak_kib = used->ru_maxrss;
     c->how = c->how == TIMED_OUT ? TIMED_OUT : WIFSIGNALED(status) ? SIGNALLED : EXITED;
     c->code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && !c->killed) /* by the memory limit: it ends the rest too */
+        kill_command(c);
     drain(&c->stream[0]), drain(&c->stream[1]);
 }
 
