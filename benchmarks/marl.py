@@ -128,7 +128,7 @@ def train(
         "minutes": round(training.seconds / 60, 2),
         "curve": [round(each.score, 3) for each in tests],
     }
-    return row, {name: value.contiguous() for name, value in training.learner.agents.state_dict().items()}
+    return row, training.weights()
 
 
 def show(rows: list[Row]) -> None:

@@ -245,11 +245,16 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+    sync(path.parent)  # the rename itself must survive a power cut
+
+
+def sync(path: Path) -> None:
+    """Return when a file, or the names in a directory, would survive a power cut. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(directory)  # the rename itself must survive a power cut
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
 
 
 def seed_everything(seed: int) -> None:

@@ -7,14 +7,15 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from palmette.errors import UserError
 from palmette.run import RunDir
 
-Trusting = Literal["blind", "trials", "discount"]
+if TYPE_CHECKING:
+    from palmette.marl.team import Trusting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

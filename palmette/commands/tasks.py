@@ -18,12 +18,11 @@ from rich.table import Table
 
 from palmette.commands.interrupt import run_interruptibly
 from palmette.commands.projects import build_real
-from palmette.envs.api import INTENTS, Split, Task
+from palmette.envs.api import Split, Task
 from palmette.envs.attacks import attacks_on
 from palmette.envs.build import build_tasks
 from palmette.envs.check import CheckReport, check_tasks
 from palmette.envs.importers.names import import_tasks
-from palmette.envs.intent import endpoint_key, model_rewriter, rephrase
 from palmette.envs.names import domain
 from palmette.envs.search.corpus import corpus_drafts
 from palmette.envs.swe.real.make import TIERS
@@ -166,30 +165,6 @@ async def _check(tasks: Sequence[Task], how: Checking) -> list[CheckReport]:
             )
     finally:
         await asyncio.shield(host.close())
-
-
-def rephrase_all(directory: Path, level: str, out: Path, *, url: str, model: str) -> int:
-    """Write the tasks below `directory` phrased at another level below `out`; returns 1 if one could not be.
-
-    Raises `UserError` for an unknown level, and half of an endpoint.
-    """
-    if bool(url) != bool(model):
-        raise UserError("--url and --model belong together: an OpenAI-compatible endpoint and the model to ask there")
-    if level not in INTENTS:
-        raise UserError(f"--intent {level}: the levels are {', '.join(INTENTS)}")
-    tasks, lost = load_tasks(directory), 0
-    rewriter = model_rewriter(url, model, key=endpoint_key()) if url else None
-    with Progress(f"tasks/{level}", len(tasks), "tasks") as bar:
-        for task in tasks:
-            place = task.path.name if task.path == directory else task.path.relative_to(directory)
-            try:
-                rephrase(task, level, out / place, rewriter=rewriter)
-            except UserError as error:
-                lost += 1
-                print(f"{task.name}: {error}")
-            bar.update(1)
-    print(f"wrote {len(tasks) - lost} of {len(tasks)} tasks, phrased as {level}, to {out}")
-    return 1 if lost else 0
 
 
 def import_(form: str, file: Path, out: Path, *, split: str, license: str, clones: Path | None, as_json: bool) -> int:

@@ -85,9 +85,9 @@ def tasks_rephrase(
     model: Annotated[str, typer.Option(help="Name of that model.")] = "",
 ) -> None:
     """Phrase tasks at another level of detail; files and verifier stay."""
-    from palmette.commands import tasks
+    from palmette.commands import convert
 
-    raise typer.Exit(tasks.rephrase_all(directory, intent, out, url=url, model=model))
+    raise typer.Exit(convert.rephrase_all(directory, intent, out, url=url, model=model))
 
 
 @tasks_app.command("as-shell")

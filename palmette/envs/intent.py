@@ -6,17 +6,15 @@ behind an OpenAI-compatible endpoint. What the verifier looks for (names, paths,
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 from palmette.envs.api import INTENTS, Task
+from palmette.envs.endpoint import ask
 from palmette.envs.task import load_task, set_metadata
 from palmette.errors import UserError, suggest
 
@@ -26,7 +24,6 @@ _LIKE = {
     "request": "as a clear request by a colleague, without more words than needed",
     "colloquial": "as a short, casual message by somebody in a hurry, possibly incomplete in manner but not in facts",
 }
-_ASK_S = 120.0
 
 
 def rephrase(task: Task, level: str, out_dir: Path, *, rewriter: Rewriter | None = None) -> Task:
@@ -81,21 +78,11 @@ def model_rewriter(url: str, model: str, *, key: str = "") -> Rewriter:
     """
 
     def rewrite(instruction: str, level: str) -> str:
-        ask = (
+        question = (
             f"Rewrite this task {_LIKE[level]}. Keep every file name, path, number, name and value exactly. "
             f"Answer with the rewritten task only.\n\n{instruction}"
         )
-        body = {"model": model, "messages": [{"role": "user", "content": ask}]}
-        request = urllib.request.Request(
-            f"{url.rstrip('/')}/chat/completions",
-            data=json.dumps(body).encode(),
-            headers={"content-type": "application/json", "authorization": f"Bearer {key or 'none'}"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=_ASK_S) as response:
-                answer = json.load(response)["choices"][0]["message"]["content"]
-        except (urllib.error.URLError, OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{url}: no rewriting came back ({type(error).__name__}: {error})") from None
+        answer = ask(url, model, question, key=key, wanted="rewriting")
         if not isinstance(answer, str):
             raise UserError(f"{url}: the answer holds no text")
         return answer

@@ -22,6 +22,12 @@ async def patch_of(task: Task, sandbox: Sandbox) -> str:
     return patch_between(work_directory(task), unpacked(await sandbox.download(task.workdir)))
 
 
+def applying(patch: str, workdir: str) -> str:
+    """Return the solve.sh that applies a patch in a work directory."""
+    lines = patch.rstrip("\n")  # not of blanks: an empty line of context is one
+    return f"#!/bin/sh\nset -e\ncd {workdir}\ngit apply <<'END_OF_PATCH'\n{lines}\nEND_OF_PATCH\n"
+
+
 def unpacked(tar: bytes) -> dict[str, tuple[bytes, bool]]:
     """Return the regular files of a tar."""
     files: dict[str, tuple[bytes, bool]] = {}

@@ -22,6 +22,7 @@ from queue import SimpleQueue
 from typing import Literal
 
 from palmette.errors import UserError
+from palmette.run import sync
 
 Sync = Literal["fsync", "write"]
 """When a frame counts as written: "fsync" outlives the machine's power, "write" only the end of this process."""
@@ -175,7 +176,7 @@ def fold(path: Path, kept: Iterable[bytes]) -> None:
     except OSError:
         part.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    sync(path.parent)
     sweep(path.parent)
 
 
@@ -208,20 +209,12 @@ def _begun(path: Path) -> int:
     """Return a new file, open for writing and there after a crash."""
     opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     os.write(opened, _MAGIC)
-    _sync_directory(path.parent)
+    sync(path.parent)
     return opened
 
 
 def _framed(frame: bytes) -> bytes:
     return _HEAD.pack(len(frame), zlib.crc32(frame)) + frame
-
-
-def _sync_directory(directory: Path) -> None:
-    opened = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _settle(waiting: list[asyncio.Future[None]], error: OSError | None) -> None:

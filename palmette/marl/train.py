@@ -110,8 +110,7 @@ def _save(training: Training, path: Path) -> None:
 
 
 def _save_network(training: Training, folder: Path) -> None:
-    weights = {name: value.contiguous() for name, value in training.learner.agents.state_dict().items()}
-    write_atomic(folder / "agents.safetensors", to_bytes(weights))
+    write_atomic(folder / "agents.safetensors", to_bytes(training.weights()))
 
 
 async def _to_end(heavy: Any) -> Any:

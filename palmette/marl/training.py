@@ -109,6 +109,10 @@ class Training:
         self.seconds += time.process_time() - start_s
         return measured(played, self.spec)
 
+    def weights(self) -> dict[str, Tensor]:
+        """Return the agents' network, as `palmette.marl.team.Team` takes it."""
+        return {name: value.contiguous() for name, value in self.learner.agents.state_dict().items()}
+
     def state(self) -> dict[str, Tensor]:
         """Return everything that goes on, by dotted name."""
         found = {

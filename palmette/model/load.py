@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palmette.errors import UserError, suggest
+from palmette.run import sync
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -116,8 +117,8 @@ def save_model(model: PreTrainedModel, source_dir: Path, target_dir: Path) -> No
             if (source_dir / name).is_file():
                 shutil.copyfile(source_dir / name, fresh / name)
         for file in fresh.iterdir():
-            _sync(file)
-        _sync(fresh)
+            sync(file)
+        sync(fresh)
         _replace(fresh, target_dir)
     except OSError as error:
         raise UserError(
@@ -132,16 +133,8 @@ def _replace(fresh: Path, target: Path) -> None:
     if target.exists():
         target.rename(old)
     fresh.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _one_line(error: BaseException) -> str:

@@ -257,7 +257,11 @@ class NamespaceSandbox(Transfers, Reachable):
             await self._host.room_for_commands(self._id)
             agent = self._alive()
         if not self._confined:  # still
-            agent.join(self._server.cgroups.confine(self._id, self._spec.limits))
+            try:
+                agent.join(self._server.cgroups.confine(self._id, self._spec.limits))
+            except SandboxError:
+                await agent.running()  # one that has just ended is lost, and its limits are being taken down
+                raise
             self._confined = True
         self._changed = True
         return agent

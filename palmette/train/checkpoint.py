@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from palmette.errors import UserError
+from palmette.run import sync
 from palmette.train.optim import Optimiser
 
 FORMAT = 1
@@ -65,10 +66,10 @@ def save(
         save_file(_torch_rng(), aside / "rng.safetensors")
         (aside / "state.json").write_text(json.dumps(state, indent=1))
         for path in aside.iterdir():
-            _sync(path)
+            sync(path)
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise UserError(f"cannot write the checkpoint {target}: {error.strerror or error}; free some space") from error
@@ -147,11 +148,3 @@ def _torch_rng() -> dict[str, Tensor]:
     if torch.cuda.is_available():
         states |= {f"cuda.{i}": torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())}
     return states
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

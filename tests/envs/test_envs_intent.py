@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from palmette.commands.tasks import rephrase_all
+from palmette.commands.convert import rephrase_all
 from palmette.envs.api import INTENTS
 from palmette.envs.build import build_tasks
 from palmette.envs.intent import model_rewriter, needed, rephrase

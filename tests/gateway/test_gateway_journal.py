@@ -166,15 +166,20 @@ for _ in sys.stdin:
 """
 
 
-@pytest.fixture
-def nursery(renderer: Renderer, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has everything imported and forks a gateway for every line it reads."""
-    command = [sys.executable, "-c", NURSERY, str(renderer.source), str(tmp_path / "journal"), "fsync", "said "]
+def told_by_lines(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Yield a Python program that runs until its standard input ends."""
+    command = [sys.executable, "-c", program, *arguments]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     yield process
     assert process.stdin is not None
     process.stdin.close()
     process.wait(30)
+
+
+@pytest.fixture
+def nursery(renderer: Renderer, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has everything imported and forks a gateway for every line it reads."""
+    yield from told_by_lines(NURSERY, str(renderer.source), str(tmp_path / "journal"), "fsync", "said ")
 
 
 @pytest.mark.slow
@@ -316,12 +321,7 @@ for _ in sys.stdin:
 @pytest.fixture
 def churning(renderer: Renderer, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """As `nursery`, but its children ask themselves, and open and close sessions all the time."""
-    command = [sys.executable, "-c", CHURN, str(renderer.source), str(tmp_path / "journal")]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    yield process
-    assert process.stdin is not None
-    process.stdin.close()
-    process.wait(30)
+    yield from told_by_lines(CHURN, str(renderer.source), str(tmp_path / "journal"))
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from palmette.envs.api import Draft
 from palmette.envs.importers.rows import Row
+from palmette.envs.patch import applying
 from palmette.envs.swe.real.rows import BenchRow, task_of_row
 from palmette.sandbox.hosts import open_host
 
@@ -110,7 +111,7 @@ def _from_row(row: Row, *, clones: Path | None) -> Draft:
             "expected.json": json.dumps({"fail_to_pass": flip, "pass_to_pass": keep}, indent=1),
         },
         steps=(),
-        solution=f"#!/bin/sh\nset -e\ncd {workdir}\ngit apply <<'END_OF_PATCH'\n{gold.rstrip()}\nEND_OF_PATCH\n",
+        solution=applying(gold, workdir),
         tier=1,
         split="train",
         skills=("issue",),

@@ -8,15 +8,12 @@ generated tasks depends on it.
 from __future__ import annotations
 
 import base64
-import json
 import re
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 
+from palmette.envs.endpoint import ask
 from palmette.errors import UserError
 
-_ASK_S = 120.0
 _QUESTION = (
     "Two renderings of web pages for the same brief follow, first A, then B. Judge the design only: hierarchy, "
     "alignment, spacing, type, colour, and whether anything is broken. Answer with one letter, A or B, or T for a "
@@ -42,7 +39,7 @@ class VisionJudge:
     """Asks a model, e.g. ``VisionJudge("http://127.0.0.1:8000/v1", "my-model").compare("a shop", png_a, png_b)``."""
 
     def __init__(self, url: str, model: str, *, key: str = "") -> None:
-        self._url = f"{url.rstrip('/')}/chat/completions"
+        self._url = url
         self._model = model
         self._key = key
 
@@ -57,17 +54,7 @@ class VisionJudge:
 
     def _ask(self, brief: str, a: bytes, b: bytes) -> str:
         parts = [{"type": "text", "text": _QUESTION.format(brief=brief)}, _image(a), _image(b)]
-        body = {"model": self._model, "messages": [{"role": "user", "content": parts}], "temperature": 0}
-        request = urllib.request.Request(
-            self._url,
-            data=json.dumps(body).encode(),
-            headers={"content-type": "application/json", "authorization": f"Bearer {self._key or 'none'}"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=_ASK_S) as response:
-                said = json.load(response)["choices"][0]["message"]["content"]
-        except (urllib.error.URLError, OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{self._url}: no judgement came back ({type(error).__name__}: {error})") from None
+        said = ask(self._url, self._model, parts, key=self._key, wanted="judgement", temperature=0)
         letters = re.findall(r"\b[ABT]\b", said) if isinstance(said, str) else []
         if not letters:
             raise UserError(f"{self._url}: the answer names neither A, B nor T: {str(said)[:80]!r}")

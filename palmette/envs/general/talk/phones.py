@@ -72,17 +72,14 @@ def scene(rng: random.Random, split: Split, tier: int) -> Scene:
     )
     v.stages[-1]["until"] = "works"
     _last(v, state, number)
-    return Scene(
-        backend="telecom",
-        skills=("dialogue", "telecom", *dict.fromkeys(v.skills), *broken),
-        template="general/phones/" + "+".join(sorted((*broken, *(kind.__name__.strip("_") for kind in kinds)))),
+    return v.scene(
+        "telecom",
+        "general/phones/" + "+".join(sorted((*broken, *(kind.__name__.strip("_") for kind in kinds)))),
         system=policy("a mobile network", _RULES),
-        instruction=v.stages[0]["say"],
         state=state,
         tools=_TOOLS,
-        acts=v.acts,
-        customer=v.customer(_DEVICE),
-        says=v.says,
+        device=_DEVICE,
+        skills=broken,
     )
 
 

@@ -76,17 +76,12 @@ def scene(rng: random.Random, split: Split, tier: int) -> Scene:
     state = {"today": str(_TODAY), "known": [], "faults": [], **shop.state}
     if tier >= 4:
         _injected(shop)
-    return Scene(
-        backend="retail",
-        skills=("dialogue", "retail", *dict.fromkeys(v.skills)),
-        template="general/shop/" + "+".join(sorted(wish.__name__ for wish in wishes)),
+    return v.scene(
+        "retail",
+        "general/shop/" + "+".join(sorted(wish.__name__ for wish in wishes)),
         system=_policy(shop),
-        instruction=v.stages[0]["say"],
         state=state,
         tools=_TOOLS,
-        acts=v.acts,
-        customer=v.customer(),
-        says=v.says,
     )
 
 

@@ -109,17 +109,12 @@ def scene(rng: random.Random, split: Split, tier: int) -> Scene:
     asked = (SAY, "Please tell me your name and your postcode.")
     v.acts[:0] = [asked, ("find_customer", name), ("identify", me, code)]
     _last(call)
-    return Scene(
-        backend="travel",
-        skills=("dialogue", "travel", *dict.fromkeys(v.skills)),
-        template="general/trips/" + "+".join(sorted(wish.__name__ for wish in wishes)),
+    return v.scene(
+        "travel",
+        "general/trips/" + "+".join(sorted(wish.__name__ for wish in wishes)),
         system=_policy(call),
-        instruction=v.stages[0]["say"],
         state=state,
         tools=_TOOLS,
-        acts=v.acts,
-        customer=v.customer(),
-        says=v.says,
     )
 
 

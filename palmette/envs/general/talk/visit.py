@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from palmette.envs.api import Split
-from palmette.envs.general.talk.scene import SAY, told
+from palmette.envs.general.talk.scene import SAY, Scene, told
 from palmette.envs.words import word
 
 REFUSED = (
@@ -63,6 +63,31 @@ class Visit:
         if thing:
             lost = rf"\b{thing} (number|id|reference)|number of (the|your) {thing}|which {thing}\b"
             self.know(lost, "I do not have the number at hand.")
+
+    def scene(
+        self,
+        backend: str,
+        template: str,
+        *,
+        system: str,
+        state: Mapping[str, Any],
+        tools: Sequence[str],
+        device: Sequence[dict[str, str]] = (),
+        skills: Sequence[str] = (),
+    ) -> Scene:
+        """Return the visit as it is written now, with a backend in a `state`."""
+        return Scene(
+            backend=backend,
+            skills=("dialogue", backend, *dict.fromkeys(self.skills), *skills),
+            template=template,
+            system=system,
+            instruction=self.stages[0]["say"],
+            state=state,
+            tools=tools,
+            acts=self.acts,
+            customer=self.customer(device),
+            says=self.says,
+        )
 
     def some_of(self, wishes: Sequence[Wish], heldout: Sequence[Wish], count: int) -> list[Wish]:
         """Return that many of the wishes; held-out visits have one that training never has."""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from palmette.envs.api import Draft
 from palmette.envs.locked import versions
+from palmette.envs.patch import applying
 from palmette.envs.swe.real.bench import WORKDIR, read_tree
 from palmette.envs.swe.real.bugs import Bug, Candidate, Hunt, Terms
 from palmette.envs.swe.real.build import measure
@@ -101,7 +102,7 @@ def _draft(row: BenchRow, built: Built, bug: Bug, tests: dict[str, str | bytes],
         test_files=tests,
         kept={"environment/python.json": built.lock.text()},
         steps=(),
-        solution=f"#!/bin/sh\nset -e\ncd {WORKDIR}\ngit apply <<'END_OF_PATCH'\n{row.gold.rstrip()}\nEND_OF_PATCH\n",
+        solution=applying(row.gold, WORKDIR),
         tier=6,
         split="train",
         skills=("issue",),

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 from palmette.envs.api import Draft, Split, Step
-from palmette.envs.patch import patch_between
+from palmette.envs.patch import applying, patch_between
 from palmette.envs.split import split_of
 from palmette.envs.swe.real.bench import WORKDIR
 from palmette.envs.swe.real.bugs import Bug
@@ -61,7 +61,7 @@ def draft_of(
         git=True,
         test_files=tests_of(built, bug, sealed),
         steps=steps,
-        solution="" if steps else f"#!/bin/sh\nset -e\ncd {WORKDIR}\ngit apply <<'END_OF_PATCH'\n{patch}END_OF_PATCH\n",
+        solution="" if steps else applying(patch, WORKDIR),
         kept={"environment/python.json": built.lock.text()} if project.language == "python" else {},
         dockerfile=f"FROM scratch\nWORKDIR {WORKDIR}\nCOPY files/ {WORKDIR}/\n",
         tier=tier,
