@@ -88,15 +88,37 @@ async def test_bfcl_rows_are_matched_as_their_checker_does(tmp_path: Path) -> No
         {**row, "id": "simple_python_1"},
         {**row, "id": "multi_turn_0", "involved_classes": ["GorillaFileSystem"]},
         {**row, "function": []},
+        {**row, "id": "live_relevance_0-0-0"},
+        {**row, "id": "live_irrelevance_7-0-1", "function": []},
+        {
+            **row,
+            "id": "live_simple_8-1-0",
+            "ground_truth": [{"order": {"items": [[{"what": ["tea"], "n": [2, 2.0]}]]}}],
+        },
+        {**row, "id": "live_simple_9-1-0", "ground_truth": [{"order": {"items": []}}]},
     )
     (tmp_path / "possible_answer").mkdir()
     truth = [{"area": {"base": [10], "height": [5, 5.0], "unit": ["", "cm"]}}]
     write(tmp_path / "possible_answer" / file.name, {"id": "simple_python_0", "ground_truth": truth})
     imported = import_tasks("bfcl", file, tmp_path / "out")
-    assert [task.name for task in imported.tasks] == ["bfcl/simple_python_0"]
-    assert [why.partition(": ")[0] for why in imported.refused] == [f"{file}:{n}" for n in (2, 3, 4)]
+    names = ["bfcl/simple_python_0", "bfcl/live_irrelevance_7-0-1", "bfcl/live_simple_8-1-0"]
+    assert [task.name for task in imported.tasks] == names
+    assert [task.template for task in imported.tasks] == [
+        "bfcl/simple_python",
+        "bfcl/live_irrelevance",
+        "bfcl/live_simple",
+    ]
+    assert [why.partition(": ")[0] for why in imported.refused] == [f"{file}:{n}" for n in (2, 3, 4, 5, 8)]
     assert "no ground_truth" in imported.refused[0]
+    assert "GorillaFileSystem" in imported.refused[1]
+    assert "accepts no value of items" in imported.refused[4]
     assert await faults(imported.tasks) == {}
+
+
+def test_an_object_over_several_lines_is_no_file_of_rows(tmp_path: Path) -> None:
+    file = write(tmp_path / "ids.json", json.dumps({"simple": ["simple_1"]}, indent=1))
+    with pytest.raises(UserError, match="one JSON object over several lines"):
+        import_tasks("bfcl", file, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 _HERE = Path(__file__).parent
 _SCRIPT = "#!/bin/sh\nexec python3 -I -S /tests/match_calls.py\n"
 FORM = 'Write the calls to calls.json: a JSON array of objects {"name": ..., "arguments": {...}}, in order.'
+NONE_FITS = "The array is empty where none of the functions fits."
 
 
 def call_tests(calls: list[dict[str, Any]], *, ordered: bool, says: list[str] | None = None) -> dict[str, str]:
@@ -35,10 +36,10 @@ def call_solution(calls: list[dict[str, Any]], says: list[str] | None = None) ->
 
 
 def _one(value: Any) -> Any:
-    """Return an accepted value itself; the BFCL lists what is accepted inside of objects too."""
+    """Return an accepted value itself; the BFCL lists what is accepted inside of objects too, in lists as well."""
     if isinstance(value, dict):
         return {key: _one(inner[0]) if isinstance(inner, list) and inner else inner for key, inner in value.items()}
-    return value
+    return [_one(inner) for inner in value] if isinstance(value, list) else value
 
 
 @cache

@@ -70,6 +70,8 @@ def read_rows(path: Path) -> Iterator[Row | RowRefused]:
     if data.lstrip()[:1] == b"[":
         yield from _array(path, data)
         return
+    if b"\n" in data.strip() and _is_object(data):
+        raise UserError(f"{path} is one JSON object over several lines, not rows; give JSON lines or an array")
     for number, line in enumerate(data.splitlines(), 1):
         if not line.strip():
             continue
@@ -79,6 +81,13 @@ def read_rows(path: Path) -> Iterator[Row | RowRefused]:
             yield RowRefused(f"{path}:{number}: not JSON: {error}")
             continue
         yield _row(path, number, value)
+
+
+def _is_object(data: bytes) -> bool:
+    try:
+        return isinstance(json.loads(data), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _array(path: Path, data: bytes) -> Iterator[Row | RowRefused]:
