@@ -17,6 +17,7 @@ from palmette.commands.projects import repo
 from palmette.envs.attacks import attacks_on
 from palmette.envs.check import check_tasks
 from palmette.envs.locked import Lock
+from palmette.envs.swe.real.bugs import Candidate, Hunt, Terms
 from palmette.envs.swe.real.build import build_project
 from palmette.envs.swe.real.built import Built, load, save
 from palmette.envs.swe.real.fetch import fetch
@@ -170,6 +171,18 @@ async def test_what_a_release_mended_is_undone_hunk_by_hunk(host: Host, built: B
     assert made.rejected["no test notices"] == 1
     assert {task.tier for task in made.tasks} == {6}
     assert {report.reason for report in await check_tasks(made.tasks, host, concurrency=2)} == {"ok"}
+
+
+async def test_a_change_that_never_ends_is_stopped_by_the_work_it_does_and_others_go_on(
+    host: Host, built: Built
+) -> None:
+    endless = LIBRARY.replace("    found = []\n", "    found = []\n    while size:\n        pass\n")
+    wrong = LIBRARY.replace("limit=3", "limit=2")
+    candidates = [Candidate(kind="x", files={"wordy/text.py": text}, where="") for text in (endless, wrong)]
+    async with Hunt(host, built, Terms(least_hidden=1)) as hunt:
+        found = [bug async for bug in hunt.bugs(candidates)]
+    assert hunt.rejected == {"worked longer than it may": 1}
+    assert [bug.fail_to_pass for bug in found] == [("tests/test_text.py::test_initials",)]
 
 
 async def test_a_lie_about_one_value_of_a_hidden_test_is_seen(host: Host, built: Built, tmp_path: Path) -> None:

@@ -72,15 +72,21 @@ class Bench:
             else:
                 await self._sandbox.write(f"{WORKDIR}/{path}", data)
 
-    async def run(self, **asked: Any) -> Run:
-        """Run tests; `asked` is as for `palmette.envs.swe.real.project.wanted`. Raises `SandboxError`."""
-        given = wanted(self._project, self._lock, self._site, **asked) | {"fork": self._timeout_s}
+    async def run(self, *, cpu_s: float | None = None, **asked: Any) -> Run:
+        """Run tests, for `cpu_s` of processor time at most; `asked` is as for `palmette.envs.swe.real.project.wanted`.
+
+        Raises `SandboxError`.
+        """
+        given = wanted(self._project, self._lock, self._site, **asked) | {"fork": self._timeout_s, "cpu": cpu_s}
         began_s = time.monotonic()
         lines = await self._asked(given)
         run = read_run(lines, wall_s=time.monotonic() - began_s)
         if run.ended or run.errors:
             return run
-        why = "ran longer than it may" if lines and '"late"' in lines[-1] else "the tests ended their process"
+        how = json.loads(lines[-1]).get("over") if lines and lines[-1].startswith('{"over"') else None
+        why = {"late": "ran longer than it may", "spent": "worked longer than it may"}.get(
+            how if isinstance(how, str) else "", "the tests ended their process"
+        )
         return Run(results=run.results, errors={"": why}, ended=False, wall_s=run.wall_s)
 
     async def _asked(self, given: dict[str, Any]) -> list[str]:
@@ -134,7 +140,7 @@ def read_run(lines: Sequence[str], *, wall_s: float = 0.0) -> Run:
     results: dict[str, Result] = {}
     errors: dict[str, str] = {}
     open_places: tuple[int, ...] = ()
-    ended = False
+    ended, cpu_s = False, 0.0
     for line in lines:
         try:
             said = json.loads(line)
@@ -149,14 +155,15 @@ def read_run(lines: Sequence[str], *, wall_s: float = 0.0) -> Run:
                 calls=tuple(said.get("c", ())),
                 seen=tuple((place, text, shown) for place, text, shown in said.get("s", ())),
                 given=said.get("p", {}),
+                cpu_s=said.get("u", 0.0),
             )
         elif "e" in said:
             errors[said["e"]] = said["m"]
         elif "open" in said:
             open_places = tuple(said["open"])
         elif "end" in said:
-            ended = True
-    return Run(results=results, errors=errors, open_places=open_places, ended=ended, wall_s=wall_s)
+            ended, cpu_s = True, said.get("u", 0.0)
+    return Run(results=results, errors=errors, open_places=open_places, ended=ended, wall_s=wall_s, cpu_s=cpu_s)
 
 
 def read_tree(tree: Path) -> dict[str, bytes]:

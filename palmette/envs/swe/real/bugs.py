@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from palmette.envs.swe.real.bench import Bench
 from palmette.envs.swe.real.built import Built, Sealed, seal_all
 from palmette.envs.swe.real.languages import LANGUAGES
-from palmette.envs.swe.real.project import Language, Mutation, Result
+from palmette.envs.swe.real.project import Language, Mutation, Result, Run
 from palmette.sandbox.api import Host
 
 _MOST_KEPT = 300  # tests that must go on passing
 _MOST_CALLING = 150  # tests that are run over one change
+_CPU_S, _CPU_TIMES = 1.0, 3.0  # what a run may take: so much, and so many times what it takes without the change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,7 @@ class Hunt:
         overlay = {**built.files, **{path: text.encode() for path, text in self.sealed.files.items()}}
         self._blind = Bench(host, self._language, built.project, built.lock, overlay)
         self._open = Bench(host, self._language, built.project, built.lock, built.files)
-        self._known: Mapping[str, Result] = {}
+        self._known: Run | None = None
         self.rejected: Counter[str] = Counter()
 
     async def __aenter__(self) -> Hunt:
@@ -107,12 +108,13 @@ class Hunt:
     async def _tried(self, candidate: Candidate) -> tuple[str, Bug | None]:
         baseline = self._built.baseline
         tests = set(baseline if candidate.tests is None else candidate.tests)
+        right, limit_s = await self._right(tests)
         back: dict[str, str | None] = dict.fromkeys(candidate.files)
         await self._blind.put(dict(candidate.files))
-        broken = await self._blind.run(files=_files(tests), only=tests, values=True)
+        broken = await self._blind.run(files=_files(tests), only=tests, values=True, cpu_s=limit_s)
         await self._blind.put(back)
         if not broken.ended:
-            return "does not end", None
+            return broken.errors.get("", "does not end"), None
         if len(broken.results) < len(tests):
             return "breaks the import", None
         differing = [test for test in sorted(tests) if not _alike(broken.results[test], baseline[test])]
@@ -120,9 +122,8 @@ class Hunt:
             return "no test notices", None
         if len(differing) > self._terms.most_failing:
             return "breaks too much", None
-        right = await self._right()
         await self._open.put(dict(candidate.files))
-        plain = (await self._open.run(files=_files(differing), only=differing)).results
+        plain = (await self._open.run(files=_files(differing), only=differing, cpu_s=limit_s)).results
         await self._open.put(back)
         failing = tuple(t for t in differing if t in plain and plain[t].outcome in ("failed", "error") and t in right)
         if not failing:
@@ -143,11 +144,18 @@ class Hunt:
         seen = {test: baseline[test].digest for test in (*failing, *kept)}
         return "", Bug(candidate=candidate, fail_to_pass=failing, seen=seen, evidence=evidence, hidden_values=hidden)
 
-    async def _right(self) -> Mapping[str, Result]:
-        """Return what all tests see without a bug, with values."""
-        if not self._known:
-            self._known = (await self._blind.run(only=list(self._built.baseline), values=True)).results
-        return self._known
+    async def _right(self, tests: Collection[str]) -> tuple[Mapping[str, Result], float | None]:
+        """Return what all tests see without a bug, with values, and how long some of them may work with one.
+
+        A change that never ends would else cost the longest time that there is, and machines that are busy are slow.
+        """
+        if self._known is None:
+            self._known = await self._blind.run(only=list(self._built.baseline), values=True)
+        known = self._known.results
+        each = {test: result.cpu_s for test, result in known.items()}
+        around = max(0.0, self._known.cpu_s - sum(each.values()))
+        asked = sum(each.get(test, 0.0) for test in tests)
+        return known, _CPU_S + _CPU_TIMES * (around + asked) if self._known.cpu_s else None
 
     def _kept(
         self, tests: Collection[str], callers: Collection[str], differing: Collection[str], failing: Collection[str]

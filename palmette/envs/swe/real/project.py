@@ -53,7 +53,7 @@ class Result:
     """What one test came to: outcome, digest of what it saw, how many plain values were among that, why it failed.
 
     `calls` are "file:line" of the functions it called, `seen` (place, value in canonical form, value as shown), `given`
-    its arguments as shown; all three only where asked for.
+    its arguments as shown; all three only where asked for. `cpu_s` is 0 where a language's runner does not tell.
     """
 
     outcome: str
@@ -63,6 +63,7 @@ class Result:
     calls: tuple[str, ...] = ()
     seen: tuple[tuple[int, str, str], ...] = ()
     given: Mapping[str, str] = field(default_factory=dict)
+    cpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,7 @@ class Run:
     open_places: tuple[int, ...] = ()
     ended: bool = True
     wall_s: float = 0.0
+    cpu_s: float = 0.0  # of the whole process, collection included
 
 
 class Language(Protocol):

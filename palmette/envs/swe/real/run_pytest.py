@@ -2,9 +2,10 @@
 
 It reads JSON objects, one a line: {"path": what goes in front of sys.path, "files": test files, "only": test ids or
 null, "options": more for pytest, "trace": whether to say which functions each test calls, "values": whether to show
-what the tests saw}; with "fork": seconds, a child answers in that time, and {"over": how it ended} follows. It writes
-JSON lines: {"t": test, "o": outcome, "d": digest of all that the test saw, "v": how many of those are plain values},
-{"e": file, "m": why it cannot be collected}, {"open": [places whose values cannot be compared]}, {"end": exit status}.
+what the tests saw}; with "fork": seconds, a child answers in that time, and {"over": how it ended} follows; with "cpu":
+seconds, it ends when it has worked for so long. It writes JSON lines: {"t": test, "o": outcome, "d": digest of all that
+the test saw, "v": how many of those are plain values, "u": seconds it worked}, {"e": file, "m": why it cannot be
+collected}, {"open": [places whose values cannot be compared]}, {"end": exit status, "u": seconds of work in all}.
 Any Python from 3.8; the code under test runs in here too, so nothing that is written can be believed but for its
 digests (see `judge_suite`).
 """
@@ -109,6 +110,7 @@ class Plugin:
         self.tell, self.witness, self.trace = tell, witness, wanted["trace"]
         self.root = os.getcwd() + os.sep
         self.calls, self.outcome, self.message, self.given = set(), "passed", "", {}
+        self.began, self.met = 0.0, {}
 
     def pytest_collectreport(self, report):
         """Name a file that cannot be collected, and why."""
@@ -124,6 +126,7 @@ class Plugin:
         """Begin a test."""
         self.witness.begin()
         self.calls, self.outcome, self.message = set(), "passed", ""
+        self.began, self.met = time.process_time(), {}
         if self.trace:
             sys.settrace(self._called)
 
@@ -148,6 +151,7 @@ class Plugin:
         sys.settrace(None)
         seen = self.witness
         told = {"t": nodeid, "o": self.outcome, "d": seen.digest.hexdigest(), "v": seen.count}
+        told["u"] = round(time.process_time() - self.began, 4)
         if self.message:
             told["m"] = self.message
         if self.trace:
@@ -162,6 +166,9 @@ class Plugin:
 
     def _called(self, frame, _event, _argument):
         code = frame.f_code
+        if id(code) in self.met:  # most calls are of what was called before
+            return
+        self.met[id(code)] = code
         if code.co_filename.startswith(self.root):
             self.calls.add(f"{code.co_filename[len(self.root) :]}:{code.co_firstlineno}")
 
@@ -185,6 +192,7 @@ def main():
             child = os.fork()
             if not child:
                 os.setsid()
+                _limited(wanted.get("cpu"))
                 run(wanted, tell)
             tell({"over": _waited(child, wanted["fork"])})
 
@@ -204,7 +212,7 @@ def run(wanted, tell):
     sys.argv = ["pytest"]
     status = pytest.main(arguments, plugins=[Plugin(wanted, tell, witness)])
     tell({"open": sorted(witness.opaque)})
-    tell({"end": int(status)})
+    tell({"end": int(status), "u": round(time.process_time(), 3)})
     os._exit(0)
 
 
@@ -251,13 +259,21 @@ def _look_in(path):
     sys.path[:] = wanted + [entry for entry in sys.path if entry not in wanted]
 
 
+def _limited(cpu_s):
+    """Let this process end when it has worked for so long: time of its own, which other work on the machine is not."""
+    if cpu_s:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_s) + 1, int(cpu_s) + 2))
+
+
 def _waited(child, limit_s):
     """Return how a child ended; it is killed when its time is over."""
     ends = time.monotonic() + limit_s
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return status
+            return "spent" if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU else status
         if time.monotonic() > ends:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
