@@ -17,6 +17,7 @@ from palmette.commands.projects import repo
 from palmette.envs.attacks import attacks_on
 from palmette.envs.check import check_tasks
 from palmette.envs.locked import Lock
+from palmette.envs.swe.real.addopts import choosing
 from palmette.envs.swe.real.bugs import Candidate, Hunt, Terms
 from palmette.envs.swe.real.build import build_project
 from palmette.envs.swe.real.built import Built, load, save
@@ -217,6 +218,31 @@ def test_a_project_that_cannot_be_built_is_one_line_and_the_others_go_on(
     assert "_speedups" in said[str(broken)]
     assert "not an archive" in said[str(tmp_path / "no.tar.gz")]
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "chosen"),
+    [
+        (
+            "pyproject.toml",
+            "[tool.pytest.ini_options]\naddopts = '--cov=x -m \"not stress\" -n auto'",
+            ("-m", "not stress"),
+        ),
+        (
+            "pyproject.toml",
+            "[tool.pytest]\naddopts = ['--ignore=old', '-ra', '-kfast']",
+            ("--ignore=old", "-k", "fast"),
+        ),
+        ("setup.cfg", "[tool:pytest]\naddopts =\n  --doctest-modules\n  --deselect a::b", ("--deselect", "a::b")),
+        ("tox.ini", "[testenv]\ndeps = x\n", ()),
+        ("pytest.ini", "[pytest]\naddopts = 'never closed", ()),
+    ],
+)
+def test_which_tests_its_authors_leave_out_is_read_from_a_project_s_settings(
+    name: str, text: str, chosen: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert choosing(tmp_path) == chosen
 
 
 def test_a_sealed_test_no_longer_knows_what_it_expects_and_keeps_its_lines() -> None:

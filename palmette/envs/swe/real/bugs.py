@@ -215,7 +215,7 @@ def by_kind(built: Built, rng: random.Random, *, most_in_function: int = 2) -> I
                 if taken[mutation.path, mutation.line] < most_in_function:
                     taken[mutation.path, mutation.line] += 1
                     callers = sorted(calling[f"{mutation.path}:{mutation.line}"])
-                    tests = rng.sample(callers, min(len(callers), _MOST_CALLING))
+                    tests = sampled(callers, rng)
                     text = mutation.apply(built.files[mutation.path].decode())
                     yield Candidate(
                         kind=kind,
@@ -225,6 +225,17 @@ def by_kind(built: Built, rng: random.Random, *, most_in_function: int = 2) -> I
                         callers=frozenset(callers),
                     )
                     break
+
+
+def calling_into(built: Built, path: str, rng: random.Random) -> frozenset[str] | None:
+    """Return tests to run over a change of a file, some of many; None, for all, where no test calls into it."""
+    callers = [test for test, told in built.baseline.items() if any(c.startswith(f"{path}:") for c in told.calls)]
+    return frozenset(sampled(callers, rng)) or None
+
+
+def sampled(callers: list[str], rng: random.Random) -> list[str]:
+    """Return some of many tests, all of few."""
+    return rng.sample(callers, min(len(callers), _MOST_CALLING))
 
 
 def of_library(built: Built, path: str) -> bool:

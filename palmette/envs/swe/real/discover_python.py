@@ -12,6 +12,7 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from palmette.envs.swe.real.addopts import choosing
 from palmette.envs.swe.real.project import Project
 from palmette.envs.swe.real.setup_py import asked_for
 
@@ -140,6 +141,7 @@ def discover_python(tree: Path) -> Project | None:
         wished=tuple(wished),
         pythons=str(info.get("Requires-Python") or about.get("requires-python") or ""),
         entry_points=_entry_points(about, setup),
+        options=choosing(tree),
     )
 
 

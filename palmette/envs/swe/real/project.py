@@ -28,6 +28,7 @@ class Project:
     pythons: str = ""  # what it says of versions, such as ">=3.9"
     before: str = ""  # the day its packages are to be of, as YYYY-MM-DD, where it is an old one
     entry_points: str = ""
+    options: tuple[str, ...] = ()  # for the test runner: which tests its authors run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

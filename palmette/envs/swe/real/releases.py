@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 
 from palmette.envs.swe.real.bench import read_tree
-from palmette.envs.swe.real.bugs import Candidate, of_library
+from palmette.envs.swe.real.bugs import Candidate, calling_into, of_library
 from palmette.envs.swe.real.built import Built
 from palmette.envs.swe.real.fetch import fetch, releases
 from palmette.errors import UserError
@@ -48,9 +48,10 @@ def by_release(built: Built, rng: random.Random) -> Iterator[Candidate]:
     for path, new, old in _changed(built):
         undone[path] = old
         own = list(_hunks(old, new))
-        hunks += [Candidate(kind="hunk", files={path: text}, where="") for text in own]
+        tests = calling_into(built, path, rng)
+        hunks += [Candidate(kind="hunk", files={path: text}, where="", tests=tests) for text in own]
         if len(own) > 1:
-            hunks.append(Candidate(kind="file", files={path: old}, where=""))
+            hunks.append(Candidate(kind="file", files={path: old}, where="", tests=tests))
     rng.shuffle(hunks)
     if len(undone) > 1:
         yield Candidate(kind="release", files=undone, where="")

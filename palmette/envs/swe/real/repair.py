@@ -63,7 +63,7 @@ _QUIET = ("-W", "default")  # warnings that a project makes errors are of a time
 
 def attempts(project: Project) -> Generator[Lock, Run, None]:
     """Yield environments; what came of the last one, sent back, decides about the next."""
-    wished, options, pin = list(project.wished), (), "pytest"
+    wished, options, pin = list(project.wished), project.options, "pytest"
     pythons = list(_pythons(project))
     python = pythons.pop(0)
     last = ""
@@ -91,14 +91,14 @@ def attempts(project: Project) -> Generator[Lock, Run, None]:
             wished += more
         elif _hopeless(project, run):
             return
-        elif not options:
-            options = _QUIET
+        elif options == project.options:
+            options = (*options, *_QUIET)
         elif pin == "pytest":
             pin = "pytest<8"
         elif pin == "pytest<8":
             pin = "pytest<7.3"
         elif pythons:
-            python, pin, options = pythons.pop(0), "pytest", ()
+            python, pin, options = pythons.pop(0), "pytest", project.options
         else:
             return
 
