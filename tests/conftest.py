@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from palmette.envs.web.judge.browser import MISSING, find_browser
+from palmette.envs.web.plan import AXE_CORE
+from palmette.errors import UserError
+from palmette.registry import UNREACHABLE, npm_file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,6 +19,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         runs = "host" in getattr(item, "fixturenames", ()) or item.get_closest_marker("slow")
         if params and params.params.get("name") == "web" and runs:
             item.add_marker(pytest.mark.skip(reason=MISSING))
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """axe-core's text; tests that need it are left out where npm or its registry is missing."""
+    try:
+        return npm_file(AXE_CORE["package"], AXE_CORE["path"], AXE_CORE["sha256"]).read_text(encoding="utf-8")
+    except UserError as error:
+        if UNREACHABLE in str(error) or "install Node.js" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 @pytest.fixture(scope="session")

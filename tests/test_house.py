@@ -16,7 +16,7 @@ from palmette.toml import dump_toml
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "palmette"
 
-# An area imports areas on lower rows only. Level 0 stands on `errors`; `run` is run.py and its four neighbours.
+# An area imports areas on lower rows only. Level 0 stands on `errors`; `run` is run.py and its neighbours.
 LEVELS: dict[str, int] = {
     "errors": -1,
     **dict.fromkeys(("run", "chat", "evidence"), 0),
@@ -29,7 +29,8 @@ LEVELS: dict[str, int] = {
     "team": 7,
     "cli": 8,
 }
-PART_OF = {"toml": "run", "config": "run", "progress": "run", "commands": "cli", "doctor": "cli", "__main__": "cli"}
+PART_OF = {"toml": "run", "config": "run", "progress": "run", "registry": "run"}
+PART_OF |= dict.fromkeys(("commands", "doctor", "__main__"), "cli")
 SLIM = ("chat", "trajectory", "sandbox", "gateway", "envs", "scaffolds", "rollout", "evaluate", "report", "run", "cli")
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "manager", "common", "misc"}
 PRINTING = ("cli", "report")  # areas whose work is to write on standard output

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from palmette.envs.api import Task
+from palmette.envs.brought import brought
 from palmette.envs.prepare import prepare_clean, spec_when_made, tar_directory
 from palmette.envs.services import Services
 from palmette.sandbox.api import Host, PathRefused, Sandbox, SandboxError, Status
@@ -63,7 +64,7 @@ class Grader:
         """Return the verdict on the sandbox's end state; call it only after the agent has stopped.
 
         The verifier finds the state of `services` below /services. Raises `VerifierError`, `VerifierTimeout`,
-        `SandboxError`.
+        `SandboxError`, and `UserError` where a file of the verifier cannot be fetched.
         """
         states = await services.states() if services else {}
         if not task.separate_verifier:
@@ -144,6 +145,8 @@ async def _run_tests(task: Task, sandbox: Sandbox, states: Mapping[str, bytes]) 
     for name, state in states.items():
         await sandbox.upload(state, f"/services/{name}")
     await sandbox.upload(tar_directory(task.path / "tests"), "/tests")
+    for name, path in (await asyncio.to_thread(brought, task.path)).items():
+        await sandbox.write(f"/tests/{name}", await asyncio.to_thread(path.read_bytes))
     result = await sandbox.exec(["sh", "/tests/test.sh"], timeout_s=task.verifier_timeout_s)
     detail = (result.stdout + result.stderr).decode(errors="replace").strip()[-500:]
     if result.status is Status.TIMEOUT:

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Thread
 
 from palmette.envs.api import Task
+from palmette.envs.brought import brought
 from palmette.envs.locked import installed, read_lock, toolchain_of
 from palmette.envs.toolchain import Toolchain, python_toolchain
 from palmette.envs.tools import PROGRAMS, address_of, programs
@@ -177,8 +178,7 @@ async def _made(path: Path, directory: Path) -> None:
         future = _making[path, directory] = Future()
         future.set_running_or_notify_cancel()  # whoever stops waiting does not stop it
         Thread(target=_make, args=(future, path, directory), daemon=True).start()  # it must not hold up an exit
-    if not future.done():
-        await asyncio.wrap_future(future)
+    await asyncio.wrap_future(future)
 
 
 def _make(future: Future[Image | None], path: Path, directory: Path) -> None:
@@ -186,6 +186,7 @@ def _make(future: Future[Image | None], path: Path, directory: Path) -> None:
         image = _image(path, directory)
         if image is None and (path.parent / "python.json").is_file():
             installed(read_lock(path.parent / "python.json"))
+        brought(path.parent.parent)  # a task that could not be graded is not begun
         future.set_result(image)
     except BaseException as error:
         future.set_exception(error)

@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from palmette.errors import UserError
+from palmette.registry import why
 from palmette.scaffolds.agent import Agent
 from palmette.scaffolds.interpreter import interpreter
 
-UNREACHABLE = "the package registry cannot be reached"
 Watch = Callable[[Path], None]  # told the environment, about once a second, while it is made
 _COMPLETE = "complete"
 _LOOK_S = 1.0
@@ -155,25 +155,8 @@ def _run(
         process.wait()
         raise
     if process.returncode:
-        reason = _reason(said, process.returncode)
+        reason = why(said, process.returncode)
         raise UserError(f"agent {agent.name} {agent.version} could not be installed: {reason}")
-
-
-def _reason(said: str, code: int) -> str:
-    """Say in one line why pip or npm failed; offline pip ends with "no matching distribution", which would mislead."""
-    if "connection broken by" in said:
-        return f"{UNREACHABLE}; check the network, or pip's index setting"
-    if any(each in said for each in ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT")):
-        return f"{UNREACHABLE}; check the network, or npm's registry setting"
-    if "Could not resolve host" in said:
-        return f"{UNREACHABLE}; git could not resolve the host of a package"
-    if "ensurepip is not available" in said:
-        return "its Python cannot make virtual environments; on Debian, install python3-venv"
-    lines = [line.strip() for line in said.splitlines()]
-    telling = [line for line in lines if line.lower().startswith(("fatal:", "npm error"))]
-    telling += [line for line in lines if "error" in line.lower() and not line.startswith(("note:", "npm error"))]
-    telling = [line for line in telling if "complete log" not in line and "subprocess-exited" not in line]
-    return telling[-1] if telling else f"exit {code}"
 
 
 @contextmanager

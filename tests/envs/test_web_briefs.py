@@ -39,7 +39,7 @@ def made(make: Maker, split: str = "train", seed: int = 1) -> Brief:
     return make(Names(random.Random(seed), split))  # type: ignore[arg-type]
 
 
-def judged(brief: Brief, files: dict[str, str], root: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+def judged(brief: Brief, files: dict[str, str], root: Path, monkeypatch: pytest.MonkeyPatch, axe: str) -> dict:
     """Return the report on a site of our own; the browser runs without a sandbox."""
     logs = root / "logs"
     logs.mkdir()
@@ -48,17 +48,17 @@ def judged(brief: Brief, files: dict[str, str], root: Path, monkeypatch: pytest.
     for path, text in files.items():
         (root / "site" / path).write_text(text)
     plan = json.loads(Plan(goals=brief.goals, needs=list(brief.reference)).files()["checks.json"])
-    return judge_main.judge({**plan, "workdir": str(root / "site")})
+    return judge_main.judge({**plan, "workdir": str(root / "site")}, axe)
 
 
 @needs_browser
 @pytest.mark.slow
 @pytest.mark.parametrize(("make", "split"), SOME, ids=lambda each: getattr(each, "__name__", each))
 def test_a_reference_does_all_that_is_asked(
-    make: Maker, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Maker, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axe: str
 ) -> None:
     brief = made(make, split)
-    report = judged(brief, {**brief.given, **brief.reference}, tmp_path, monkeypatch)
+    report = judged(brief, {**brief.given, **brief.reference}, tmp_path, monkeypatch, axe)
     assert set(report["goals"].values()) == {"reached"}, report
     assert report["reward"] == 1.0
 
@@ -67,7 +67,7 @@ def test_a_reference_does_all_that_is_asked(
 @pytest.mark.slow
 @pytest.mark.parametrize(("make", "old", "new", "says"), LESS, ids=[f"{each[0].__name__}-{each[3]}" for each in LESS])
 def test_what_does_less_is_missed(
-    make: Maker, old: str, new: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Maker, old: str, new: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axe: str
 ) -> None:
     brief = made(make)
     file, text = next(iter(brief.given.items()), ("", ""))
@@ -76,7 +76,7 @@ def test_what_does_less_is_missed(
         old, new = old.replace(mark, value), new.replace(mark, value)
     page = brief.reference["index.html"]
     assert page.count(old) == 1
-    report = judged(brief, {**brief.given, "index.html": page.replace(old, new)}, tmp_path, monkeypatch)
+    report = judged(brief, {**brief.given, "index.html": page.replace(old, new)}, tmp_path, monkeypatch, axe)
     assert report["reward"] == 0.0
     assert says in str(report["goals"]), report
 

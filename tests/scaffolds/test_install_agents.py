@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from palmette.errors import UserError
+from palmette.registry import UNREACHABLE
 from palmette.scaffolds.cli_agents import CliAgent
-from palmette.scaffolds.install import UNREACHABLE, executable, install, installed
+from palmette.scaffolds.install import executable, install, installed
 from palmette.scaffolds.interpreter import interpreter
 from palmette.scaffolds.loop import ToolLoop
 from palmette.scaffolds.names import SCAFFOLDS, open_scaffold

@@ -13,11 +13,12 @@ from palmette.engine.api import Sampling
 from palmette.engine.scripted import ScriptedEngine
 from palmette.errors import UserError
 from palmette.gateway.app import Gateway
+from palmette.registry import UNREACHABLE
 from palmette.sandbox.api import Limits, Spec
 from palmette.sandbox.namespace import NamespaceHost
 from palmette.scaffolds.api import Endpoint, Stop
 from palmette.scaffolds.cli_agents import AGENT_HOME, CliAgent
-from palmette.scaffolds.install import UNREACHABLE, install, installed, readonly_paths
+from palmette.scaffolds.install import install, installed, readonly_paths
 from palmette.scaffolds.roster import AGENTS
 
 MINI_SWE_AGENT = AGENTS["mini-swe-agent"]

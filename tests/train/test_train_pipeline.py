@@ -17,11 +17,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from palmette.engine.api import Sampling
 from palmette.errors import UserError
 from palmette.model.load import load_model
+from palmette.registry import UNREACHABLE
 from palmette.rollout.outcomes import RULES, Outcome
 from palmette.rollout.record import load_rollouts
 from palmette.rollout.run import Rollout
 from palmette.run import RunDir
-from palmette.scaffolds.install import UNREACHABLE, install
+from palmette.scaffolds.install import install
 from palmette.scaffolds.roster import AGENTS
 from palmette.train.curriculum import CurriculumConfig
 from palmette.train.distil import check_renderers

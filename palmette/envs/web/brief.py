@@ -13,8 +13,9 @@ from palmette.envs.web.plan import Goal
 
 PERSPECTIVES = {"colloquial": "user", "request": "design", "specification": "implementation"}
 _ALWAYS = (
-    "It must also fit a phone of 390 pixels, with buttons large enough to hit (24 pixels, in games 44), say its "
-    "language, give its controls names that a screen reader can say, cause no errors, and load nothing from elsewhere."
+    "It must also fit a phone of 390 pixels, with buttons large enough to hit (24 pixels, in games 44), be accessible "
+    "(axe-core finds nothing against WCAG 2.2 A and AA, in whatever state; controls have names, the page says its "
+    "language), cause no errors, and load nothing from elsewhere."
 )
 
 

@@ -18,6 +18,11 @@ exec python3 -I -S -c "import sys; sys.path.insert(0, '/tests'); from judge.main
 """
 MEMORY_MB, STORAGE_MB, PIDS = 1024, 256, 256  # what a browser needs beside what any sandbox has
 EVIDENCE = ("report.json", "desktop.png", "phone.png")
+AXE_CORE = {  # MPL-2.0; in the user's cache and beside the tests while they run, in no task's directory
+    "package": "axe-core@4.14.1",
+    "path": "axe.min.js",
+    "sha256": "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +72,10 @@ class Plan:
             "given": dict(self.given),
             "goals": goals,
         }
-        return {"test.sh": TEST_SCRIPT, **judge_files(), "checks.json": json.dumps(plan, indent=1) + "\n"}
+        files = {"test.sh": TEST_SCRIPT, **judge_files(), "checks.json": json.dumps(plan, indent=1) + "\n"}
+        if any(step["do"] == "axe" for goal in self.goals for step in goal.steps):
+            files["npm.json"] = json.dumps({"axe.min.js": AXE_CORE}, indent=1) + "\n"
+        return files
 
 
 @cache
@@ -104,3 +112,4 @@ def typed(selector: str, text: str, **how: Any) -> Step:
 QUIET: Step = {"do": "quiet"}
 FITS: Step = {"do": "fits"}
 ACCESSIBLE: Step = {"do": "accessible"}
+AXE: Step = {"do": "axe"}

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from palmette.envs.terminal.goals import Names
 from palmette.envs.terminal.job import numbers
 from palmette.envs.web.brief import Brief, document
-from palmette.envs.web.plan import ACCESSIBLE, FITS, QUIET, Goal, Step, opened, press, see
+from palmette.envs.web.plan import ACCESSIBLE, AXE, FITS, QUIET, Goal, Step, opened, press, see
 
 _OPEN = opened("index.html")
-_PHONE = Goal(name="on a phone", size="phone", steps=[_OPEN, FITS, ACCESSIBLE, QUIET])
+_PHONE = Goal(name="on a phone", size="phone", steps=[_OPEN, FITS, ACCESSIBLE, AXE, QUIET])
 _READ = """\
 fetch("{file}").then(answer => answer.text()).then(text => {{
   const rows = text.trim().split("\\n").slice(1).map(line => line.split(","));
@@ -58,7 +58,7 @@ def columns(n: Names) -> Brief:
             see(".value", texts=[str(value) for _, value in rows]),
         ]
 
-    steps = [_OPEN, {"do": "title", "text": title}, see("h1", text=title), *shows(first), QUIET]
+    steps = [_OPEN, {"do": "title", "text": title}, see("h1", text=title), *shows(first), AXE, QUIET]
     return Brief(
         family="columns",
         user=f"Show me the numbers in {file} as columns, so that I see at once which is the largest; every column with "
@@ -119,7 +119,7 @@ li { display: grid; grid-template-columns: 112px 1fr 48px; gap: 16px; align-item
             see(".value", texts=[str(value) for _, value in ranked]),
         ]
 
-    steps = [_OPEN, {"do": "title", "text": title}, see("h1", text=title), *shows(first), QUIET]
+    steps = [_OPEN, {"do": "title", "text": title}, see("h1", text=title), *shows(first), AXE, QUIET]
     return Brief(
         family="ranking",
         user=f"Who leads in {file}? Show it as bars, the largest first, with names and numbers.",
@@ -186,7 +186,7 @@ def scatter(n: Names) -> Brief:
         given={file: _plane_csv(across, up, first)},
         reference={"index.html": document(title, body, style=_CHART, script=script)},
         goals=[
-            Goal(name="plot", steps=[*steps, see("#y", text=up), QUIET]),
+            Goal(name="plot", steps=[*steps, see("#y", text=up), AXE, QUIET]),
             Goal(
                 name="other points", steps=[_OPEN, shows(second), QUIET], instead={file: _plane_csv(across, up, second)}
             ),
@@ -267,8 +267,8 @@ li { margin-bottom: 16px; }
         ),
         reference={"index.html": document(title, body, style=style, script=script)},
         goals=[
-            Goal(name="slides", steps=[*steps, fit, QUIET]),
-            Goal(name="on a phone", size="phone", steps=[_OPEN, FITS, ACCESSIBLE, *on(0), QUIET]),
+            Goal(name="slides", steps=[*steps, fit, AXE, QUIET]),
+            Goal(name="on a phone", size="phone", steps=[_OPEN, FITS, ACCESSIBLE, AXE, *on(0), QUIET]),
         ],
     )
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from palmette.envs.terminal.goals import Names
 from palmette.envs.web.brief import Brief, document
-from palmette.envs.web.plan import ACCESSIBLE, FITS, QUIET, Goal, Step, click, opened, press, see
+from palmette.envs.web.plan import ACCESSIBLE, AXE, FITS, QUIET, Goal, Step, click, opened, press, see
 
 _OPEN = opened("index.html")
-ON_A_PHONE = Goal(name="on a phone", size="phone", steps=[_OPEN, FITS, ACCESSIBLE, {"do": "targets"}, QUIET])
+ON_A_PHONE = Goal(name="on a phone", size="phone", steps=[_OPEN, FITS, ACCESSIBLE, AXE, {"do": "targets"}, QUIET])
 
 
 def tabs(n: Names) -> Brief:
@@ -56,7 +56,7 @@ tabs.forEach((tab, i) => {
 
     begin = [_OPEN, {"do": "title", "text": title}, see("h1", text=title), see("[role=tab]", texts=labels), *shown(0)]
     mouse = [click("[role=tab]", with_text=labels[2]), *shown(2), click("[role=tab]", with_text=labels[1]), *shown(1)]
-    keys = [press("ArrowRight"), *shown(2), press("ArrowRight"), *shown(0), press("ArrowLeft"), *shown(2), QUIET]
+    keys = [press("ArrowRight"), *shown(2), press("ArrowRight"), *shown(0), press("ArrowLeft"), *shown(2), AXE, QUIET]
     return Brief(
         family="tabs",
         user=f"I want a page called {title} where I can switch between three texts without scrolling, by mouse or with "
@@ -114,7 +114,7 @@ h2 + div { padding: 16px; margin-bottom: 8px; background: #fff; border-radius: 8
     steps = [_OPEN, {"do": "title", "text": title}, see("button", texts=asked), *open_is(None)]
     for i in (1, 3):
         steps += [click("button", with_text=asked[i]), *open_is(i)]
-    steps += [click("button", with_text=asked[3]), *open_is(None), press("Enter"), *open_is(3), QUIET]
+    steps += [click("button", with_text=asked[3]), *open_is(None), press("Enter"), *open_is(3), AXE, QUIET]
     pairs = ", ".join(f"{q} (a{i}: {a})" for i, (q, a) in enumerate(zip(asked, said, strict=True)))
     return Brief(
         family="accordion",
@@ -169,6 +169,7 @@ h2 { margin-bottom: 24px; }
         see("#q", text=question),
         see("#yes:focus, #no:focus", count=1),
         {"do": "covered", "selector": "#ask"},
+        AXE,
         press("Escape"),
         away,
         see("#ask:focus", count=1),
@@ -183,6 +184,7 @@ h2 { margin-bottom: 24px; }
         away,
         see("#told", text=told),
         see("#ask:focus", count=1),
+        AXE,
         QUIET,
     ]
     return Brief(

@@ -7,7 +7,7 @@ import json
 from palmette.envs.terminal.goals import Names
 from palmette.envs.web.brief import Brief, document
 from palmette.envs.web.briefs.components import ON_A_PHONE
-from palmette.envs.web.plan import QUIET, Goal, click, opened, press, see, typed
+from palmette.envs.web.plan import AXE, QUIET, Goal, click, opened, press, see, typed
 
 _OPEN = opened("index.html")
 
@@ -51,6 +51,7 @@ input { display: block; width: 100%; max-width: 480px; margin-bottom: 16px; }
         see("#error", visible=False, count=1, text=""),
         click("#send"),
         see("#error", text=missing),
+        AXE,
         see("#name:focus", count=1),
         typed("#name", person),
         typed("#mail", box),
@@ -62,6 +63,7 @@ input { display: block; width: 100%; max-width: 480px; margin-bottom: 16px; }
         see("#done", text=f"Thank you, {person}"),
         {"do": "unseen", "selector": "#name"},
         {"do": "at", "path": "index.html"},
+        AXE,
         QUIET,
     ]
     return Brief(
@@ -106,6 +108,7 @@ def todo(n: Names) -> Brief:
         see("#list li span", texts=items[1:]),
         see("#list li input:checked", count=1),
         see("#left", text="1 left"),
+        AXE,
         QUIET,
     ]
     return Brief(
@@ -172,6 +175,7 @@ li { padding: 8px 0; border-top: 1px solid #cbd2d9; }
         see("#count", text="9 of 9"),
         typed("#q", part.upper()),
         see("#hits li", texts=hits),
+        AXE,
         see("#count", text=f"{len(hits)} of 9"),
         typed("#q", "zzz"),
         see("#hits li", count=0),

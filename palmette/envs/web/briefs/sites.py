@@ -5,7 +5,7 @@ from __future__ import annotations
 from palmette.envs.terminal.goals import Names
 from palmette.envs.terminal.job import numbers
 from palmette.envs.web.brief import STYLE, Brief, document
-from palmette.envs.web.plan import ACCESSIBLE, FITS, QUIET, Goal, Step, click, opened, see
+from palmette.envs.web.plan import ACCESSIBLE, AXE, FITS, QUIET, Goal, Step, click, opened, see
 
 _SHEET = (
     STYLE
@@ -60,20 +60,24 @@ def studio(n: Names) -> Brief:
         see(".card p", texts=[text for _, text in cards]),
         {"do": "columns", "selector": ".card", "count": 3},
         {"do": "unseen", "selector": "#menu"},
+        AXE,
         QUIET,
     ]
     phone = [
         opened("index.html"),
         FITS,
         ACCESSIBLE,
+        AXE,
         {"do": "columns", "selector": ".card", "count": 1},
         {"do": "unseen", "selector": "nav a"},
         click("#menu"),
         see("#menu[aria-expanded=true]", count=1),
+        AXE,
         see("nav a", texts=names),
         click("nav a", with_text=names[2]),
         {"do": "at", "path": paths[2]},
         FITS,
+        AXE,
         QUIET,
     ]
     told = "; ".join(f"{path}: title {name}, h1 {head}" for path, name, head in zip(paths, names, heads, strict=True))
@@ -140,6 +144,7 @@ def shop(n: Names) -> Brief:
         add(0),
         click("nav a", with_text=names[1]),
         *holds(first, second, first, 0),
+        AXE,
         click("#empty"),
         *holds(),
         QUIET,
@@ -149,6 +154,7 @@ def shop(n: Names) -> Brief:
         opened("index.html"),
         FITS,
         ACCESSIBLE,
+        AXE,
         {"do": "columns", "selector": ".card", "count": 1},
         {"do": "targets"},
         QUIET,

@@ -4,7 +4,8 @@
 "goals": [{"name", "size", "within_s", "instead": {path: text}, "steps": [{"do": ...}, ...]}], "looks": [path],
 "looks_bar", "reward"}; see
 `palmette.envs.web.plan`. A goal is a tab of its own. The plan is taken into memory, and /tests is emptied, before a
-page is opened. What was seen is left in /logs/verifier: report.json and PNGs by size.
+page is opened. What was seen is left in /logs/verifier: report.json and PNGs by size. Where a step asks for axe-core,
+/tests/axe.min.js must be there: it is no part of the task's directory but brought when it is graded (/tests/npm.json).
 """
 
 from __future__ import annotations
@@ -38,10 +39,11 @@ def main() -> None:
     """Judge, leave pictures and a report, and write the reward; without a browser, none."""
     with open(os.path.join(TESTS, "checks.json"), encoding="utf-8") as file:
         plan = json.load(file)
+    axe = _axe(plan)
     _shield()
     began_s = time.monotonic()
     try:
-        report = judge(plan)
+        report = judge(plan, axe)
     except BrowserGone as why:
         sys.exit(f"{why}")
     report["seconds"] = round(time.monotonic() - began_s, 3)
@@ -51,17 +53,20 @@ def main() -> None:
     _write("reward.txt", f"{report['reward']:g}\n".encode())
 
 
-def judge(plan: dict) -> dict:
-    """Return {"reward", "goals": {name: "reached" or why not}}; the first miss decides where all goals are needed."""
+def judge(plan: dict, axe: str = "") -> dict:
+    """Return {"reward", "goals": {name: "reached" or why not}, "looks", "axe": [what it found on a page]}.
+
+    The first miss decides where all goals are needed. `axe` is the text of axe.min.js, for plans that ask for it.
+    """
     ends = time.monotonic() + plan.get("limit_s", 45.0)
     goals: dict[str, str] = {}
     why = _missing(plan)
     if why:
         return {"reward": 0.0, "goals": {"the files": f"missed: {why}"}}
-    browser, shots = Browser(), set()
+    browser, shots, audits = Browser(), set[str](), list[dict]()
     try:
         for goal in plan["goals"]:
-            goals[goal["name"]] = _goal(browser, plan, goal, ends, shots)
+            goals[goal["name"]] = _goal(browser, plan, goal, ends, shots, axe, audits)
             if goals[goal["name"]] != "reached" and plan.get("reward", "all") != "share":
                 break
         looks = _looks(browser, plan, ends) if all(how == "reached" for how in goals.values()) else {}
@@ -73,6 +78,7 @@ def judge(plan: dict) -> dict:
         "reward": REWARDS[plan.get("reward", "all")](reached, min(overall, default=0.0) / plan.get("looks_bar", 1.0)),
         "goals": goals,
         "looks": looks,
+        "axe": audits,
     }
 
 
@@ -95,9 +101,9 @@ def _looks(browser: Browser, plan: dict, ends: float) -> dict[str, dict[str, dic
     return found
 
 
-def _goal(browser: Browser, plan: dict, goal: dict, ends: float, shots: set) -> str:
+def _goal(browser: Browser, plan: dict, goal: dict, ends: float, shots: set[str], axe: str, audits: list[dict]) -> str:
     size = goal.get("size", "desktop")
-    page = Page(browser, Site(plan["workdir"], goal.get("instead")), size, load_s=plan.get("load_s", 10.0))
+    page = Page(browser, Site(plan["workdir"], goal.get("instead")), size, load_s=plan.get("load_s", 10.0), axe=axe)
     try:
         for number, step in enumerate(goal["steps"]):
             if time.monotonic() > ends:
@@ -109,6 +115,7 @@ def _goal(browser: Browser, plan: dict, goal: dict, ends: float, shots: set) -> 
     except (Missed, RecursionError) as why:
         return f"missed: {why}"
     finally:
+        audits += ({"goal": goal["name"], **found} for found in page.audits.values())
         page.close()
     return "reached"
 
@@ -129,6 +136,17 @@ def _missing(plan: dict) -> str:
             except NotServed as why:
                 return str(why)
     return ""
+
+
+def _axe(plan: dict) -> str:
+    """Return axe-core where a step asks for it; without it there is no verdict."""
+    if not any(step["do"] == "axe" for goal in plan["goals"] for step in goal["steps"]):
+        return ""
+    try:
+        with open(os.path.join(TESTS, "axe.min.js"), encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        sys.exit("tests/axe.min.js is missing: put there what tests/npm.json names; without it no page is judged")
 
 
 def _shield() -> None:

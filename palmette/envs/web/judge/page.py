@@ -42,9 +42,13 @@ class Missed(Exception):
 class Page:
     """A tab of its own, with nothing kept from others. `notes` are what a well-behaved page does not cause."""
 
-    def __init__(self, browser: Browser, site: Site, size: str = "desktop", *, load_s: float = 10.0) -> None:
-        """Open a tab of one of `SIZES` for a site; a page may take `load_s` to load."""
+    def __init__(
+        self, browser: Browser, site: Site, size: str = "desktop", *, load_s: float = 10.0, axe: str = ""
+    ) -> None:
+        """Open a tab of one of `SIZES` for a site; a page may take `load_s` to load; `axe` is axe-core's text."""
         self.browser = browser
+        self.axe = axe
+        self.audits: dict[int, dict] = {}  # what axe-core has found, by the step that asked
         self.site = site
         self.width, self.height = SIZES[size]
         self.notes: list[str] = []
@@ -193,6 +197,11 @@ class Page:
         history = self.call("Page.getNavigationHistory")
         url = history["entries"][history["currentIndex"]]["url"]
         return url.removeprefix(ORIGIN + "/") if url.startswith(ORIGIN + "/") else url
+
+    def world(self) -> int:
+        """Return a JavaScript world of its own: it shares the page's document and none of its objects."""
+        asked = {"frameId": self._frame, "worldName": "judge"}
+        return self.call("Page.createIsolatedWorld", asked)["executionContextId"]
 
     def picture(self, clip: Box | None = None, *, scale: float = 1.0, full: bool = False) -> bytes:
         """Return what is on the screen as a PNG; `clip` is in page coordinates."""

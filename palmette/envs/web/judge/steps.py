@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable
 
+from .axe import check_axe
 from .geometry import GEOMETRY
 from .page import Missed, Page
 from .seen import Node
@@ -191,6 +192,7 @@ LOOKS: dict[str, Callable[[Page, dict], None]] = {
     "title": _title,
     "at": _at,
     "accessible": _accessible,
+    "axe": check_axe,
     "quiet": _quiet,
     "light": _light,
     **GEOMETRY,
