@@ -32,6 +32,7 @@ from palmette.gateway.records import Opened, write
 
 _LOG = logging.getLogger("palmette.gateway")
 _START_S, _STOP_S = 120.0, 10.0
+_PAUSE_S = 60.0  # at most, before a worker that keeps dying is started once more
 
 
 class Start(msgspec.Struct, kw_only=True):
@@ -56,7 +57,10 @@ class Start(msgspec.Struct, kw_only=True):
 
 
 class Crew:
-    """The workers. `keep` keeps a turn's record, `note` hears of a session what is no turn, `lost` hears of its end."""
+    """The workers. `keep` keeps a turn's record, `note` hears of a session what is no turn, `lost` hears of its end.
+
+    One that dies takes its sessions with it; another is started in its place, later each time it happens.
+    """
 
     def __init__(
         self,
@@ -70,7 +74,12 @@ class Crew:
         self.processes = processes
         self._lender, self._keep, self._note, self._lost = lender, keep, note, lost
         self._channels: list[Channel | None] = [None] * processes
-        self._programs: list[asyncio.subprocess.Process] = []
+        self._listening: set[int] = set()
+        self._programs: dict[int, asyncio.subprocess.Process] = {}
+        self._listener: socket.socket | None = None
+        self._start: dict[str, Any] = {}
+        self._deaths = Counter[int]()
+        self._replacing: set[asyncio.Task[None]] = set()
         self._directory: Path | None = None
         self._next = 0
         self._keeping: set[asyncio.Task[None]] = set()
@@ -79,7 +88,7 @@ class Crew:
 
     def key(self) -> str:
         """Return a new key of the worker whose turn it is."""
-        alive = [at for at, channel in enumerate(self._channels) if channel is not None] or range(self.processes)
+        alive = sorted(self._listening) or range(self.processes)
         self._next += 1
         return self._key_of(alive[self._next % len(alive)])
 
@@ -90,29 +99,17 @@ class Crew:
     async def start(self, listener: socket.socket, start: dict[str, Any]) -> None:
         """Start the workers on a bound socket, with what they have to know. Raises `UserError` if one does not."""
         listener.listen(4096)
+        self._listener, self._start = listener, start
         self._directory = Path(tempfile.mkdtemp(prefix="palmette-"))
-        answers: list[asyncio.Future[Any]] = []
-        for index in range(self.processes):
-            ours, theirs = socket.socketpair()
-            passed = (theirs.fileno(), listener.fileno())
-            command = [sys.executable, "-m", "palmette.gateway.worker", *map(str, passed)]
-            program = await asyncio.create_subprocess_exec(*command, pass_fds=passed, stdin=asyncio.subprocess.DEVNULL)
-            self._programs.append(program)
-            theirs.close()
-            channel = await Channel.over(ours, partial(self._take, index), partial(self._ended, index))
-            self._channels[index] = channel
-            told = Start(
-                index=index, processes=self.processes, doors=str(self._directory), engine=self._lender.terms(), **start
-            )
-            answers.append(channel.ask("start", told)[1])
-        listener.close()
         try:
+            answers = [await self._launched(index) for index in range(self.processes)]
             async with asyncio.timeout(_START_S):
                 await asyncio.gather(*answers)
         except (TimeoutError, Failed, Broken) as error:
             await self.close()
             raise UserError(f"a process of the gateway does not start ({error or 'no answer'})") from error
         self._at_work = True
+        self._listening.update(range(self.processes))
         for key, kind, said in self._before:
             self._say(key, kind, said)
         self._before.clear()
@@ -144,22 +141,58 @@ class Crew:
     async def close(self) -> None:
         """Stop the workers. Idempotent."""
         self._at_work = False
+        for task in self._replacing:
+            task.cancel()
+        await asyncio.gather(*self._replacing, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_S):
                 await self._all("stop")
         for channel in self._channels:
             if channel is not None:
                 channel.close()
-        for program in self._programs:
+        for program in self._programs.values():
             try:
                 await asyncio.wait_for(program.wait(), _STOP_S)
             except TimeoutError:
                 program.kill()
                 await program.wait()
         self._programs.clear()
+        if self._listener is not None:
+            self._listener.close()
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
+
+    async def _launched(self, index: int) -> asyncio.Future[Any]:
+        """Start a worker; return its answer once it listens."""
+        assert self._listener is not None
+        ours, theirs = socket.socketpair()
+        passed = (theirs.fileno(), self._listener.fileno())
+        command = [sys.executable, "-m", "palmette.gateway.worker", *map(str, passed)]
+        self._programs[index] = await asyncio.create_subprocess_exec(
+            *command, pass_fds=passed, stdin=asyncio.subprocess.DEVNULL
+        )
+        theirs.close()
+        channel = await Channel.over(ours, partial(self._take, index), partial(self._ended, index))
+        self._channels[index] = channel
+        told = Start(
+            index=index,
+            processes=self.processes,
+            doors=str(self._directory),
+            engine=self._lender.terms(),
+            **self._start,
+        )
+        return channel.ask("start", told)[1]
+
+    async def _replaced(self, index: int) -> None:
+        """Start a worker in the place of one that has ended; if it ends before it listens, that is one more death."""
+        await asyncio.sleep(min(2.0 ** self._deaths[index] - 1, _PAUSE_S))
+        self._deaths[index] += 1
+        self._start = {**self._start, "journal": [], "keys": []}  # what was there at the start is not there any more
+        with contextlib.suppress(Failed, Broken):
+            await (await self._launched(index))
+            self._listening.add(index)
+            _LOG.warning("process %d of the gateway was started again", index)
 
     def _key_of(self, index: int) -> str:
         while owner_of(key := new_key(), self.processes) != index:
@@ -209,11 +242,15 @@ class Crew:
 
     def _ended(self, index: int) -> None:
         channel, self._channels[index] = self._channels[index], None
+        self._listening.discard(index)
         if channel is not None:
             self._lender.forget(channel)
         if self._at_work:
             _LOG.error("process %d of the gateway has ended; its sessions are lost", index)
             self._lost(lambda key: owner_of(key, self.processes) == index)
+            task = asyncio.ensure_future(self._replaced(index))
+            self._replacing.add(task)
+            task.add_done_callback(self._replacing.discard)
 
     def _do(self, doing: Any) -> None:
         task = asyncio.ensure_future(doing)

@@ -28,6 +28,7 @@ _SHOWN = tuple(
 _QUERY = re.compile(rb"[A-Z]+ [^ ]*[?&]key=([^& ]+)")
 _AGAIN_S, _TRIES = 0.002, 500  # a full mailbox is tried again
 _MAX_READ = 1 << 30
+_LINGER_S = 2.0
 _BODY = b'{"error":{"message":"The process of this session has ended.","type":"server_error","code":"engine_error"}}'
 _NOBODY = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n"
@@ -54,6 +55,7 @@ class Door:
     def __init__(self, directory: Path, index: int, processes: int) -> None:
         self._directory, self._index, self._processes = directory, index, processes
         self._box = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._mailbox(index).unlink(missing_ok=True)  # of a process that died here
         self._box.bind(str(self._mailbox(index)))
         self._sending: set[asyncio.Task[None]] = set()
 
@@ -97,8 +99,7 @@ class Door:
                     await asyncio.sleep(_AGAIN_S)
                 except OSError:
                     break
-            with contextlib.suppress(OSError):
-                os.write(descriptors[0], _NOBODY)
+            await _refuse(descriptors[0])
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -124,3 +125,15 @@ class Door:
 
     def _mailbox(self, index: int) -> Path:
         return self._directory / f"{index}.door"
+
+
+async def _refuse(descriptor: int) -> None:
+    """Say that there is nobody. What comes is read to its end: else the client would see a reset before the answer."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(fileno=os.dup(descriptor)) as connection, contextlib.suppress(OSError, TimeoutError):
+        connection.setblocking(False)
+        async with asyncio.timeout(_LINGER_S):
+            await loop.sock_sendall(connection, _NOBODY)
+            connection.shutdown(socket.SHUT_WR)
+            while await loop.sock_recv(connection, 1 << 16):
+                pass

@@ -161,16 +161,25 @@ async def test_failures_are_known_before_the_agent_knows(
     # A process that dies takes its sessions with it, and no others.
     victim = owner_of(session.key, 2)
     gateway._crew._programs[victim].kill()
-    await gateway._crew._programs[victim].wait()
-    while gateway._crew._channels[victim] is not None:
-        await asyncio.sleep(0.01)
+    while victim in gateway._crew._listening:
+        await asyncio.sleep(0.001)
     assert session.failure is Failure.ENGINE_ERROR
-    for _ in range(4):
+    async with aiohttp.ClientSession() as fresh:
+        async with fresh.post(url, json={"messages": [USER]}) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (503, "engine_error")
         other = gateway.open_session(Sampling(max_tokens=99))
         assert owner_of(other.key, 2) != victim
-        assert len(await converse(http, gateway, other, 1)) == 1
-    async with aiohttp.ClientSession() as fresh, fresh.post(url, json={"messages": [USER]}) as response:
-        assert (response.status, (await response.json())["error"]["code"]) == (503, "engine_error")
+        assert len(await converse(fresh, gateway, other, 1)) == 1
+
+        # Another takes its place.
+        while gateway._crew._replacing:
+            await asyncio.sleep(0.01)
+        later = [gateway.open_session(Sampling(max_tokens=99)) for _ in range(2)]
+        assert {owner_of(each.key, 2) for each in later} == {0, 1}
+        for each in later:
+            assert len(await converse(fresh, gateway, each, 1)) == 1
+        async with fresh.post(url, json={"messages": [USER]}) as response:
+            assert response.status == 404, "what was lost stays lost"
 
 
 async def _go_from_session_to_session(gateway: Gateway) -> None:
