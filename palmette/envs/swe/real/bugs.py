@@ -19,6 +19,8 @@ from palmette.sandbox.api import Host
 
 _MOST_KEPT = 300  # tests that must go on passing
 _MOST_CALLING = 150  # tests that are run over one change
+_OPEN, _UNTOLD = "too little of it is hidden", "nothing can be said about it"
+_NOT_PLAIN = "B?"  # how truths and what cannot be compared begin in canonical form
 _CPU_S, _CPU_TIMES = 1.0, 3.0  # what a run may take: so much, and so many times what it takes without the change
 
 
@@ -109,6 +111,8 @@ class Hunt:
         baseline = self._built.baseline
         tests = set(baseline if candidate.tests is None else candidate.tests)
         right, limit_s = await self._right(tests)
+        if why := self._hopeless(right, tests):
+            return why, None
         back: dict[str, str | None] = dict.fromkeys(candidate.files)
         await self._blind.put(dict(candidate.files))
         broken = await self._blind.run(files=_files(tests), only=tests, values=True, cpu_s=limit_s)
@@ -132,14 +136,14 @@ class Hunt:
             return "its tests are not stable", None
         hidden = sum(_changed(right[test], broken.results[test]) for test in failing)
         if hidden < self._terms.least_hidden:
-            return "too little of it is hidden", None
+            return _OPEN, None
         evidence = tuple(
             each
             for test in failing
             for each in self._evidence(test, right[test], broken.results[test], plain[test].message)
         )
         if not evidence and self._terms.told:
-            return "nothing can be said about it", None
+            return _UNTOLD, None
         kept = self._kept(tests, set(baseline if candidate.callers is None else candidate.callers), differing, failing)
         seen = {test: baseline[test].digest for test in (*failing, *kept)}
         return "", Bug(candidate=candidate, fail_to_pass=failing, seen=seen, evidence=evidence, hidden_values=hidden)
@@ -157,6 +161,20 @@ class Hunt:
         asked = sum(each.get(test, 0.0) for test in tests)
         return known, _CPU_S + _CPU_TIMES * (around + asked) if self._known.cpu_s else None
 
+    def _hopeless(self, right: Mapping[str, Result], tests: Collection[str]) -> str:
+        """Return why no change that only these tests notice could be a bug, "" where one could: that needs no run."""
+        seen = [right[test] for test in tests if test in right]
+        if sum(map(_plain, seen)) < self._terms.least_hidden:
+            return _OPEN
+        if self._terms.told and not any(self._tellable(each, place) for each in seen for place, _, _ in each.seen):
+            return _UNTOLD
+        return ""
+
+    def _tellable(self, right: Result, place: int) -> bool:
+        """Say whether what a test sees at a place can be told to somebody who has not its file."""
+        there = self.sealed.places.get(place)
+        return there is not None and there.before is not None and set(there.free) <= right.given.keys()
+
     def _kept(
         self, tests: Collection[str], callers: Collection[str], differing: Collection[str], failing: Collection[str]
     ) -> list[str]:
@@ -169,9 +187,9 @@ class Hunt:
     def _evidence(self, test: str, right: Result, wrong: Result, message: str) -> Iterator[Evidence]:
         """Yield what a test saw first that was not as it should be, as far as it can be told without its file."""
         for number, (place, text, shown) in enumerate(right.seen):
-            there = self.sealed.places.get(place)
-            if there is None or there.before is None or not set(there.free) <= right.given.keys():
+            if not self._tellable(right, place):
                 return
+            there = self.sealed.places[place]
             given = [f"{name} = {right.given[name]}" for name in there.free]
             known = there.subject, "\n".join(filter(None, (*given, there.before)))
             if number >= len(wrong.seen):
@@ -256,9 +274,14 @@ def _changed(right: Result, wrong: Result) -> int:
     """Return how many plain values (not only truth) a test sees otherwise with the bug."""
     wrongly = [text for _, text, _ in wrong.seen]
     return sum(
-        text[:1] not in "B?" and (number >= len(wrongly) or wrongly[number] != text)
+        text[:1] not in _NOT_PLAIN and (number >= len(wrongly) or wrongly[number] != text)
         for number, (_, text, _) in enumerate(right.seen)
     )
+
+
+def _plain(right: Result) -> int:
+    """Return how many plain values a test sees."""
+    return sum(text[:1] not in _NOT_PLAIN for _, text, _ in right.seen)
 
 
 def _evidence_of(test: str, known: tuple[str, str], got: str, want: str, *, raises: bool) -> Evidence:
