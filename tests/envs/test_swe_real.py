@@ -18,15 +18,16 @@ from palmette.envs.attacks import attacks_on
 from palmette.envs.check import check_tasks
 from palmette.envs.locked import Lock
 from palmette.envs.swe.real.addopts import choosing
-from palmette.envs.swe.real.bugs import Candidate, Hunt, Terms
+from palmette.envs.swe.real.bugs import Candidate, Evidence, Hunt, Terms
 from palmette.envs.swe.real.build import build_project
 from palmette.envs.swe.real.built import Built, load, save
 from palmette.envs.swe.real.fetch import fetch
-from palmette.envs.swe.real.issue import leaks
+from palmette.envs.swe.real.issue import leaks, phrasings
 from palmette.envs.swe.real.make import make_tasks
 from palmette.envs.swe.real.mutate import mutations
 from palmette.envs.swe.real.python import Python
 from palmette.envs.swe.real.releases import by_release
+from palmette.envs.swe.real.reproduce import plain, reproduction
 from palmette.envs.swe.real.seal import sealed
 from palmette.errors import UserError
 from palmette.sandbox.api import Host
@@ -307,6 +308,51 @@ def test_tests_are_taken_out_whole_and_a_class_keeps_a_body() -> None:
 def test_an_issue_that_holds_a_line_of_the_answer_is_found() -> None:
     assert leaks(["use  found.append( items[0] )"], ["    found.append(items[0])"]) == "found.append(items[0])"
     assert leaks(["it gives 5"], ["return 5"]) == ""
+
+
+REPRODUCED = '''\
+import pytest
+
+import lib
+from lib import f
+
+
+@pytest.mark.parametrize("args, size", [([1, "a"], 2)])
+def test_x(args, size):
+        text = """
+                two
+        deep"""
+        with pytest.raises(ValueError):
+            f(None)
+        assert lib.g(text, *args) == 5
+        assert size in f(3)
+        actual = f(
+            text, size
+        )
+        assert actual == "x"
+'''
+
+
+def test_what_shows_a_bug_is_what_the_test_did_said_as_short_as_a_user_would() -> None:
+    _, places = sealed(REPRODUCED)
+    given = {"args": "[1, 'a']", "size": "2"}
+    called, held, named = (reproduction(place, given) for place in places)
+    text = 'text = """\n                two\n        deep"""'
+    assert called == (f"import lib\n{text}", "lib.g(text, 1, 'a')")
+    assert held == ("from lib import f", "2 in f(3)")
+    assert named == (f"from lib import f\nsize = 2\n{text}", "f(\n    text, size\n)")
+    for before, subject in (called, held, named):
+        compile(f"{before}\n{subject}", "reproduction", "exec")
+    assert not plain("<Colour.RED: 1>")
+
+
+def test_what_asks_for_truth_alone_is_told_as_such() -> None:
+    _, (place,) = sealed("def test(self):\n    self.assertIn(1 + 1, f(2))\n")
+    assert place.subject == "(1 + 1) in f(2)"
+    told = Evidence(test="t", subject=place.subject, before="", got="False", want="True", raises=False, truth=True)
+    said = phrasings(told, project="lib", version="1", path="", rng=random.Random(1))
+    assert "`(1 + 1) in f(2)` is false, expected it to be true." in said["request"]
+    assert "(1 + 1) in f(2) is false, should be true." in said["colloquial"]
 
 
 def test_an_archive_that_leads_out_or_is_none_is_refused(tmp_path: Path) -> None:

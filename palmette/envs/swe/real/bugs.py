@@ -15,6 +15,7 @@ from palmette.envs.swe.real.bench import Bench
 from palmette.envs.swe.real.built import Built, Sealed, seal_all
 from palmette.envs.swe.real.languages import LANGUAGES
 from palmette.envs.swe.real.project import Language, Mutation, Result, Run
+from palmette.envs.swe.real.reproduce import plain, reproduction
 from palmette.sandbox.api import Host
 
 _MOST_KEPT = 300  # tests that must go on passing
@@ -57,6 +58,7 @@ class Evidence:
     got: str
     want: str
     raises: bool
+    truth: bool = False  # it is asked only whether it holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +129,9 @@ class Hunt:
         if len(differing) > self._terms.most_failing:
             return "breaks too much", None
         await self._open.put(dict(candidate.files))
-        plain = (await self._open.run(files=_files(differing), only=differing, cpu_s=limit_s)).results
+        failed = (await self._open.run(files=_files(differing), only=differing, cpu_s=limit_s)).results
         await self._open.put(back)
-        failing = tuple(t for t in differing if t in plain and plain[t].outcome in ("failed", "error") and t in right)
+        failing = tuple(t for t in differing if t in failed and failed[t].outcome in ("failed", "error") and t in right)
         if not failing:
             return "no test fails", None
         if any(right[test].digest != baseline[test].digest for test in failing):
@@ -140,7 +142,7 @@ class Hunt:
         evidence = tuple(
             each
             for test in failing
-            for each in self._evidence(test, right[test], broken.results[test], plain[test].message)
+            for each in self._evidence(test, right[test], broken.results[test], failed[test].message)
         )
         if not evidence and self._terms.told:
             return _UNTOLD, None
@@ -164,7 +166,7 @@ class Hunt:
     def _hopeless(self, right: Mapping[str, Result], tests: Collection[str]) -> str:
         """Return why no change that only these tests notice could be a bug, "" where one could: that needs no run."""
         seen = [right[test] for test in tests if test in right]
-        if sum(map(_plain, seen)) < self._terms.least_hidden:
+        if sum(map(_values, seen)) < self._terms.least_hidden:
             return _OPEN
         if self._terms.told and not any(self._tellable(each, place) for each in seen for place, _, _ in each.seen):
             return _UNTOLD
@@ -173,7 +175,9 @@ class Hunt:
     def _tellable(self, right: Result, place: int) -> bool:
         """Say whether what a test sees at a place can be told to somebody who has not its file."""
         there = self.sealed.places.get(place)
-        return there is not None and there.before is not None and set(there.free) <= right.given.keys()
+        if there is None or there.before is None:
+            return False
+        return all(name in right.given and plain(right.given[name]) for name in there.free)
 
     def _kept(
         self, tests: Collection[str], callers: Collection[str], differing: Collection[str], failing: Collection[str]
@@ -189,20 +193,23 @@ class Hunt:
         for number, (place, text, shown) in enumerate(right.seen):
             if not self._tellable(right, place):
                 return
-            there = self.sealed.places[place]
-            given = [f"{name} = {right.given[name]}" for name in there.free]
-            known = there.subject, "\n".join(filter(None, (*given, there.before)))
-            if number >= len(wrong.seen):
-                error = message.strip().splitlines()[0] if message.strip() else ""
-                if error and not error.startswith("assert"):
-                    yield _evidence_of(test, known, error, shown, raises=True)
-                return
-            other, said, got = wrong.seen[number]
-            if other != place:
+            raises = number >= len(wrong.seen)
+            other, said, got = (place, "", _error(message)) if raises else wrong.seen[number]
+            if other != place or not got:
                 return
             if said != text:
-                yield _evidence_of(test, known, got, shown, raises=False)
+                before, subject = reproduction(self.sealed.places[place], right.given)
+                truth = text[:1] == "B"
+                yield Evidence(
+                    test=test, subject=subject, before=before, got=got, want=shown, raises=raises, truth=truth
+                )
                 return
+
+
+def _error(message: str) -> str:
+    """Return the first line of what a failure said, "" where it is only an assertion that did not hold."""
+    first = message.strip().partition("\n")[0]
+    return "" if first.startswith("assert") else first
 
 
 def by_kind(built: Built, rng: random.Random, *, most_in_function: int = 2) -> Iterator[Candidate]:
@@ -279,10 +286,6 @@ def _changed(right: Result, wrong: Result) -> int:
     )
 
 
-def _plain(right: Result) -> int:
+def _values(right: Result) -> int:
     """Return how many plain values a test sees."""
     return sum(text[:1] not in _NOT_PLAIN for _, text, _ in right.seen)
-
-
-def _evidence_of(test: str, known: tuple[str, str], got: str, want: str, *, raises: bool) -> Evidence:
-    return Evidence(test=test, subject=known[0], before=known[1], got=got, want=want, raises=raises)

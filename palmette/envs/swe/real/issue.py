@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from palmette.envs.swe.real.bugs import Bug, Evidence
 
 _LONGEST = 600  # characters of a reproduction
+_CUT = 300  # characters after which a value that is shown was cut off
+_SHOWN = ("Here is what I run:", "To see it:", "This is all it takes:")
 _OPENINGS = (
     "{project} gives a wrong result here.",
     "I ran into this with {project} {version}.",
@@ -18,32 +20,46 @@ _OPENINGS = (
 
 
 def choose(bug: Bug) -> Evidence | None:
-    """Return the piece of evidence that says it in the fewest words, None where all are too long to be told."""
-    fit = [each for each in bug.evidence if len(each.before + each.subject + each.got + each.want) < _LONGEST]
+    """Return the piece of evidence that says it best in the fewest words, None where all are too long to be told."""
+    fit = [
+        each
+        for each in bug.evidence
+        if len(each.before + each.subject + each.got + each.want) < _LONGEST
+        and len(each.want) < _CUT
+        and (each.raises or each.want != each.got)
+    ]
     return min(
-        fit, key=lambda each: (each.raises, len(each.before + each.subject + each.got + each.want)), default=None
+        fit,
+        key=lambda each: (each.truth, each.raises, len(each.before + each.subject + each.got + each.want)),
+        default=None,
     )
 
 
 def phrasings(evidence: Evidence, *, project: str, version: str, path: str, rng: random.Random) -> dict[str, str]:
     """Return the issue at the three levels of detail; `path` is named where it is not empty."""
-    subject = " ".join(evidence.subject.split()) if "\n" not in evidence.subject.strip() else evidence.subject.strip()
-    came = f"fails with `{evidence.got}`" if evidence.raises else f"gives `{evidence.got}`"
+    subject = evidence.subject.strip()
+    came, wanted = _came(evidence), f"`{evidence.want}`"
+    if evidence.truth:
+        wanted = f"it to be {evidence.want.lower()}"
     place = f" The fault is in `{path}`." if path else ""
     opening = rng.choice(_OPENINGS).format(project=project, version=version)
     code = "\n".join(filter(None, (evidence.before, subject)))
-    shown = f"`{subject}`" if code == subject and "\n" not in subject else f"the last line of\n\n```\n{code}\n```\n\n"
-    request = f"{opening} {shown[:1].upper()}{shown[1:]} {came}, expected `{evidence.want}`.{place}"
+    alone = "\n" not in code
+    shown = f"`{code}`" if alone else f"{rng.choice(_SHOWN)}\n\n```\n{code}\n```\n\nThe last line"
+    request = f"{opening} {shown} {came}, expected {wanted}.{place}"
     specification = (
         f"# Wrong behaviour in {project}\n\nTo reproduce:\n\n```\n{code}\n```\n\n"
-        f"Actual: it {came}.\n\nExpected: `{evidence.want}`.{place}\n\n"
+        f"Actual: it {came}.\n\nExpected: {wanted}.{place}\n\n"
         "Find the cause and correct it in the library itself, for all inputs and not only for this one. The tests that "
         "pass now must still pass; names and signatures stay as they are. Tests that you cannot see decide."
     )
-    came = f"blows up with {evidence.got}" if evidence.raises else f"gives me {evidence.got}"
-    colloquial = f"hey {project} is off: {subject} {came}, should be {evidence.want}. can you fix it?"
-    if evidence.before:
-        colloquial = f"hey {project} is off:\n\n{code}\n\n{came}, should be {evidence.want}. can you fix it?"
+    short = f"blows up with {evidence.got}" if evidence.raises else f"gives me {evidence.got}"
+    if evidence.truth:
+        short, should = came, f"should be {evidence.want.lower()}"
+    else:
+        should = f"should be {evidence.want}"
+    around = f" {subject} " if alone else f"\n\n{code}\n\n"
+    colloquial = f"hey {project} is off:{around}{short}, {should}. can you fix it?"
     if path:
         colloquial += f" it's in {path} i think"
     return {
@@ -54,6 +70,12 @@ def phrasings(evidence: Evidence, *, project: str, version: str, path: str, rng:
             ("colloquial", colloquial),
         )
     }
+
+
+def _came(evidence: Evidence) -> str:
+    if evidence.raises:
+        return f"fails with `{evidence.got}`"
+    return f"is {evidence.got.lower()}" if evidence.truth else f"gives `{evidence.got}`"
 
 
 def leaks(texts: Collection[str], right: Sequence[str]) -> str:

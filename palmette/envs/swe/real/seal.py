@@ -121,14 +121,27 @@ def _before(
             steps.remove(each)  # it only says what is expected
         else:
             looked.insert(0, each)
-    lines = [line for each in steps for line in textwrap.dedent(" " * each.col_offset + source.of(each)).splitlines()]
+    lines = [line for each in steps for line in _flush(each, source).splitlines()]
     bound = {name for step in looked for name in _names(step, ast.Store)}
     bound |= {each.arg for step in looked for each in ast.walk(step) if isinstance(each, ast.arg)}
     bound |= {each.name for each in steps if isinstance(each, ast.FunctionDef | ast.ClassDef)}
     used = _loaded(looked) - bound - set(dir(builtins))
     needed = sorted({imports[name] for name in used if name in imports})
-    text = "\n".join([*needed, *(line for line in lines if line.strip())])
+    text = "\n".join([*needed, *lines])
     return text, tuple(sorted(used - imports.keys()))
+
+
+def _flush(step: ast.stmt, source: Spans) -> str:
+    """Return a statement at the beginning of its line; texts of several lines in it stay as they are."""
+    deep = any(
+        isinstance(each, ast.JoinedStr) or (isinstance(each, ast.Constant) and isinstance(each.value, str | bytes))
+        for each in ast.walk(step)
+        if getattr(each, "lineno", 0) != getattr(each, "end_lineno", 0)
+    )
+    if not deep:
+        flush = textwrap.dedent(" " * step.col_offset + source.of(step))
+        return "\n".join(line for line in flush.splitlines() if line.strip())
+    return ast.unparse(step) if isinstance(step, ast.With | ast.For | ast.If | ast.Try | ast.While) else source.of(step)
 
 
 def _loaded(nodes: list[ast.AST]) -> set[str]:
@@ -142,6 +155,10 @@ def _names(node: ast.AST, context: type[ast.expr_context]) -> set[str]:
 def _asserts(node: ast.stmt) -> bool:
     called = node.value.func if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
     named = isinstance(called, ast.Attribute) and called.attr.startswith("assert")
+    if isinstance(node, ast.With):
+        called = node.items[0].context_expr
+        called = called.func if isinstance(called, ast.Call) else None
+        named = isinstance(called, ast.Attribute) and called.attr in ("raises", "assertRaises", "assertRaisesRegex")
     documents = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     return isinstance(node, ast.Assert) or named or documents
 
@@ -165,7 +182,9 @@ def _assertion(node: ast.stmt, source: Spans, number: int) -> tuple[str, tuple[i
         wanted = _TRUTH[name]
         if "{1}" in wanted and len(texts) < 2:
             return None
-        return texts[0], (start, end, f"__holds__({number}, {wanted.format(*texts)})")
+        bare = [text if _simple(each) else f"({text})" for text, each in zip(texts, arguments, strict=True)]
+        shown = wanted.replace("({0})", "{0}").replace("({1})", "{1}").format(*bare)
+        return shown, (start, end, f"__holds__({number}, {wanted.format(*texts)})")
     return None
 
 
@@ -192,6 +211,11 @@ def _equal(
         return None
     at, stop = source.span(left)
     return text, (at, stop, f"__seen__({number}, ({text}))")
+
+
+def _simple(node: ast.expr) -> bool:
+    """Say whether an expression needs no brackets beside an operator."""
+    return isinstance(node, ast.Name | ast.Attribute | ast.Call | ast.Constant | ast.Subscript | ast.List | ast.Dict)
 
 
 def _literal(node: ast.expr) -> bool:
