@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from palmette.marl.comm.api import Scene, Talk, best_actions
 from palmette.marl.envs.api import Spec
 from palmette.marl.episode import Episodes, Ids, identities, names_of
+from palmette.marl.live import Live
 from palmette.marl.nets import MIXERS, Agents
 
 
@@ -48,27 +49,26 @@ class Learner:
         self._target_agents, self._target_mixer = copy.deepcopy(agents), copy.deepcopy(mixer)
         values, selector = agents.parts()
         self._values = [*values, *mixer.parameters()]
-        self.optimiser = torch.optim.Adam(self._values, lr=config.lr)
-        self.selector_optimiser = torch.optim.Adam(selector, lr=config.selector_lr) if selector else None
+        self.optimiser = torch.optim.Adam(self._values, lr=config.lr, fused=True)
+        self.selector_optimiser = torch.optim.Adam(selector, lr=config.selector_lr, fused=True) if selector else None
         self.updates = 0
 
     def update(self, episodes: Episodes, *, open_all: bool = False) -> dict[str, float]:
         """Do one step of each optimiser on some episodes, and return losses and rates."""
-        live_ET = episodes.live_ET.float()
-        talk, target_ET = self._look(episodes, open_all)
-        chosen_ETN = _at(talk.q_MNA[:, :-1], episodes.action_ETN)
-        wrong_ET = self.mixer(chosen_ETN, episodes.state_EUS[:, :-1]) - target_ET
-        loss = td = (wrong_ET.square() * live_ET).sum() / live_ET.sum()
+        live = Live.of(episodes.live_ET)
+        talk, target_R = self._look(episodes, live, open_all)
+        chosen_RN = _at(talk.q_MNA, live.rows(episodes.action_ETN))
+        loss = td = (self.mixer(chosen_RN, live.rows(episodes.state_EUS)) - target_R).square().mean()
         row = {"loss": float(td.detach())}
         if talk.loss_M is not None:
-            further = (talk.loss_M[:, :-1] * live_ET).sum() / live_ET.sum()
+            further = talk.loss_M.mean()
             row["further_loss"] = float(further.detach())
             loss = loss + further
         self.optimiser.zero_grad()
         loss.backward()
         row["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self._values, self.config.clip))
         self.optimiser.step()
-        row |= self._update_selector(talk, live_ET)
+        row |= self._update_selector(talk)
         self.updates += 1
         if self.updates % self.config.target_every == 0:
             self._target_agents.load_state_dict(self.agents.state_dict())
@@ -91,57 +91,47 @@ class Learner:
             found["selector"] = self.selector_optimiser
         return found
 
-    def _look(self, episodes: Episodes, open_all: bool) -> tuple[Talk, Tensor]:
-        """Return (what the network makes of every frame, target_ET); axes of the talk are E, U, then the rest."""
-        inputs_EUNI = episodes.inputs(actions=self.spec.actions, ids_NK=self._ids_NK)
-        talk = self._talk(self.agents, inputs_EUNI, episodes, open_all, learning=True)
-        with torch.no_grad():
-            target = self._talk(self._target_agents, inputs_EUNI, episodes, open_all, learning=False)
-            greedy_EUN = best_actions(talk.q_MNA, episodes.avail_EUNA)
-            value_EU = self._target_mixer(_at(target.q_MNA, greedy_EUN), episodes.state_EUS)
-            return talk, lambda_returns(value_EU, episodes, gamma=self.config.gamma, td_lambda=self.config.td_lambda)
-
-    def _talk(self, agents: Agents, inputs_EUNI: Tensor, episodes: Episodes, open_all: bool, *, learning: bool) -> Talk:
-        hidden_EUNH, _ = agents.remember(inputs_EUNI)
-        shape = hidden_EUNH.shape[:2]
-        news_EUNN = episodes.news_EUNN
+    def _look(self, episodes: Episodes, live: Live, open_all: bool) -> tuple[Talk, Tensor]:
+        """Return (what the network makes of every live step, target_R); the rows of the talk are those of `live`."""
+        inputs_RNI = live.rows(episodes.inputs(actions=self.spec.actions, ids_NK=self._ids_NK))
         scene = Scene(
-            avail_MNA=episodes.avail_EUNA.flatten(0, 1),
+            avail_MNA=live.rows(episodes.avail_EUNA),
             generator=self._generator,
-            state_MS=episodes.state_EUS.flatten(0, 1) if learning else None,
-            news_MNN=news_EUNN.flatten(0, 1) if news_EUNN.shape[-1] else None,
+            state_MS=live.rows(episodes.state_EUS),
+            news_MNN=live.rows(episodes.news_EUNN) if episodes.news_EUNN.shape[-1] else None,
             open_all=open_all,
-            learning=learning,
+            learning=True,
         )
-        talk = agents.talk(hidden_EUNH.flatten(0, 1), scene)
-        values: dict[str, Any] = {each.name: getattr(talk, each.name) for each in fields(Talk)}
-        return Talk(**{name: each.unflatten(0, shape) for name, each in values.items() if each is not None})
+        talk = self.agents.talk(self.agents.remember_rows(inputs_RNI, live.count_T), scene)
+        with torch.no_grad():
+            hidden_RNH = self._target_agents.remember_rows(inputs_RNI, live.count_T)
+            target = self._target_agents.talk(hidden_RNH, replace(scene, learning=False))
+            greedy_RN = best_actions(talk.q_MNA, scene.avail_MNA)
+            value_R = self._target_mixer(_at(target.q_MNA, greedy_RN), scene.state_MS)
+            value_EU = live.spread(value_R, episodes.state_EUS[..., 0])
+            config = self.config
+            target_ET = lambda_returns(value_EU, episodes, gamma=config.gamma, td_lambda=config.td_lambda)
+            return talk, live.rows(target_ET)
 
-    def _update_selector(self, talk: Talk, live_ET: Tensor) -> dict[str, float]:
+    def _update_selector(self, talk: Talk) -> dict[str, float]:
         if self.selector_optimiser is None or talk.selector_MNN is None or talk.labels_MNN is None:
             return {}
-        logits_ETNN, labels_ETNN = talk.selector_MNN[:, :-1], talk.labels_MNN[:, :-1]
-        loss = selector_loss(logits_ETNN, labels_ETNN, live_ET, balance=self.agents.comm.balance)
+        loss = selector_loss(talk.selector_MNN, talk.labels_MNN, balance=self.agents.comm.balance)
         self.selector_optimiser.zero_grad()
         loss.backward()
         self.selector_optimiser.step()
-        counted_ETNN = _counted(labels_ETNN, live_ET)
-        return {
-            "selector_loss": float(loss.detach()),
-            "worthwhile": float((labels_ETNN * counted_ETNN).sum() / counted_ETNN.sum()),
-        }
+        return {"selector_loss": float(loss.detach()), "worthwhile": float(_between_others(talk.labels_MNN).mean())}
 
 
-def selector_loss(logits_ETNN: Tensor, labels_ETNN: Tensor, live_ET: Tensor, *, balance: float = 1.0) -> Tensor:
-    """Return the binary cross-entropy of a gate on links between others in live steps (T2MAC Eq. 4).
+def selector_loss(logits_MNN: Tensor, labels_MNN: Tensor, *, balance: float = 1.0) -> Tensor:
+    """Return the binary cross-entropy of a gate on links between others (T2MAC Eq. 4).
 
     Worthwhile links weigh as much as all others together, but at most `balance` times as much each.
     """
-    counted_ETNN = _counted(labels_ETNN, live_ET)
-    good, bad = (labels_ETNN * counted_ETNN).sum(), ((1 - labels_ETNN) * counted_ETNN).sum()
-    weight = (bad / good.clamp(min=1.0)).clamp(1.0, balance)
-    each_ETNN = binary_cross_entropy_with_logits(logits_ETNN, labels_ETNN, reduction="none", pos_weight=weight)
-    return (each_ETNN * counted_ETNN).sum() / counted_ETNN.sum().clamp(min=1.0)
+    logits_X, labels_X = _between_others(logits_MNN), _between_others(labels_MNN)
+    good = labels_X.sum()
+    weight = ((labels_X.numel() - good) / good.clamp(min=1.0)).clamp(1.0, balance)
+    return binary_cross_entropy_with_logits(logits_X, labels_X, pos_weight=weight)
 
 
 def lambda_returns(value_EU: Tensor, episodes: Episodes, *, gamma: float, td_lambda: float) -> Tensor:
@@ -170,7 +160,7 @@ def _at(values_XNA: Tensor, action_XN: Tensor) -> Tensor:
     return values_XNA.gather(-1, action_XN[..., None]).squeeze(-1)
 
 
-def _counted(like_ETNN: Tensor, live_ET: Tensor) -> Tensor:
-    """Return 1 for the links_ETNN to others in live steps."""
-    others_NN = 1 - torch.eye(like_ETNN.shape[-1], device=like_ETNN.device)
-    return others_NN * live_ET[..., None, None]
+def _between_others(value_MNN: Tensor) -> Tensor:
+    """Return the value_X of every link to another, in one row."""
+    agents = value_MNN.shape[-1]
+    return value_MNN[:, ~torch.eye(agents, dtype=torch.bool, device=value_MNN.device)].flatten()

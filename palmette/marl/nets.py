@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from palmette.marl.comm.api import Comm, Scene, Talk
 
@@ -31,6 +32,12 @@ class Agents(nn.Module):
         hidden_XTH, last_1XH = self.memory(sequences_XTH, start_1XH)
         hidden_BTNH = hidden_XTH.view(batch, agents, steps, -1).transpose(1, 2)
         return hidden_BTNH, last_1XH.view(batch, agents, -1)
+
+    def remember_rows(self, inputs_RNI: Tensor, count_T: Tensor) -> Tensor:
+        """Return hidden_RNH of whole episodes from their beginnings, in rows as `palmette.marl.live.Live` has them."""
+        rows, agents, _ = inputs_RNI.shape
+        packed = PackedSequence(torch.relu(self.encode(inputs_RNI)).flatten(0, 1), count_T * agents)
+        return self.memory(packed)[0].data.view(rows, agents, -1)
 
     def talk(self, hidden_MNH: Tensor, scene: Scene) -> Talk:
         """Return what a round of communication makes of hidden states."""

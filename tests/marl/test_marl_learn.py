@@ -1,5 +1,7 @@
 """The learner's arithmetic: mixers, returns, what each optimiser may touch, and the gate's loss."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from palmette.marl.envs.hallway import Hallway, HallwayConfig
 from palmette.marl.envs.scout import Scout, ScoutConfig
 from palmette.marl.episode import Buffer
 from palmette.marl.learn import LearnConfig, lambda_returns, open_learner, selector_loss
+from palmette.marl.live import Live
 from palmette.marl.nets import Qmix, Vdn
 
 SMALL = LearnConfig(hidden=16, parallel=8, batch=8)
@@ -26,6 +29,10 @@ def started(method="t2mac_plus", game=None, *, mixer="qmix", config=SMALL, seed=
     learner = open_learner(spec, open_method(method, sizes, settings), mixer, config, generator)
     collector = Collector(game, generator, ids=config.ids)
     return learner, collector, collector.play(learner.agents, epsilon=1.0).episodes.cut()
+
+
+def short_episodes():
+    return Hallway(HallwayConfig(lengths=(2, 3), slack=2), batch=8, seed=2)
 
 
 def test_vdn_adds():
@@ -100,7 +107,9 @@ def test_double_q_takes_the_online_choice_at_the_target_s_value():
     learner, _, episodes = started("none", mixer="vdn", config=SMALL.model_copy(update={"td_lambda": 0.0}))
     for parameter in learner.modules()["target_agents"].parameters():
         parameter.add_(torch.randn_like(parameter) * 0.3)
-    _, target_ET = learner._look(episodes, False)
+    live = Live.of(episodes.live_ET)
+    _, target_R = learner._look(episodes, live, False)
+    target_ET = live.spread(target_R, episodes.live_ET)
     inputs_EUNI = episodes.inputs(actions=6, ids_NK=torch.eye(episodes.obs_EUNO.shape[2]))
     for episode in range(3):
         for step in range(int(episodes.live_ET[episode].sum())):
@@ -118,6 +127,32 @@ def test_double_q_takes_the_online_choice_at_the_target_s_value():
                     avail_A = episodes.avail_EUNA[episode, step + 1, agent]
                     expected += 0.99 * float(values[1][values[0].masked_fill(~avail_A, -torch.inf).argmax()])
             assert abs(float(target_ET[episode, step]) - expected) < 1e-4
+
+
+@pytest.mark.parametrize("method", ["none", "masia", "t2mac_plus"])
+def test_what_lies_behind_an_episode_s_end_changes_nothing(method):
+    (learner, _, episodes), (other, _, _) = (started(method, short_episodes()) for _ in range(2))
+    dead_ET = ~episodes.live_ET
+    assert bool(dead_ET.any())
+    spoiled = {"action_ETN": episodes.action_ETN.masked_fill(dead_ET[..., None], 2)}
+    for name in ("obs_EUNO", "state_EUS"):
+        value = getattr(episodes, name).clone()
+        value[:, :-1][dead_ET] = torch.nan
+        value[:, -1] = torch.nan
+        spoiled[name] = value
+    assert learner.update(episodes) == other.update(replace(episodes, **spoiled))
+
+
+def test_rows_are_what_whole_sequences_remember():
+    learner, _, episodes = started("none", short_episodes())
+    live = Live.of(episodes.live_ET)
+    inputs_EUNI = episodes.inputs(actions=3, ids_NK=torch.eye(2))
+    hidden_EUNH, _ = learner.agents.remember(inputs_EUNI)
+    hidden_RNH = learner.agents.remember_rows(live.rows(inputs_EUNI), live.count_T)
+    assert len(hidden_RNH) == episodes.steps < episodes.live_ET.numel()
+    torch.testing.assert_close(hidden_RNH, live.rows(hidden_EUNH), rtol=1e-5, atol=1e-6)
+    spread_ET = live.spread(live.rows(episodes.reward_ET), episodes.live_ET)
+    assert torch.equal(spread_ET, episodes.reward_ET * episodes.live_ET)
 
 
 def test_each_optimiser_keeps_to_its_own():
@@ -140,17 +175,11 @@ def test_the_selector_moves(method):
     assert all(not torch.equal(old, new) for old, new in zip(before, selector, strict=True))
 
 
-def test_the_gate_s_loss_counts_links_between_others_in_live_steps():
-    logits = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    labels = (torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1)) < 0.2).float()
-    live = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+def test_the_gate_s_loss_counts_links_between_others():
+    logits = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    labels = (torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(1)) < 0.2).float()
     kept = [
-        (float(logits[e, t, i, j]), float(labels[e, t, i, j]))
-        for e in range(2)
-        for t in range(3)
-        for i in range(4)
-        for j in range(4)
-        if live[e, t] and i != j
+        (float(logits[m, i, j]), float(labels[m, i, j])) for m in range(3) for i in range(4) for j in range(4) if i != j
     ]
     good = sum(label for _, label in kept)
     for balance in (1.0, 2.0, 100.0):
@@ -159,7 +188,7 @@ def test_the_gate_s_loss_counts_links_between_others_in_live_steps():
         for logit, label in kept:
             share = 1 / (1 + torch.exp(torch.tensor(-logit)))
             total -= float(weight * label * share.log() + (1 - label) * (1 - share).log())
-        assert abs(float(selector_loss(logits, labels, live, balance=balance)) - total / len(kept)) < 1e-5
+        assert abs(float(selector_loss(logits, labels, balance=balance)) - total / len(kept)) < 1e-5
 
 
 def test_a_gate_learns_what_its_labels_say():
@@ -168,7 +197,6 @@ def test_a_gate_learns_what_its_labels_say():
     sizes = Sizes(agents=3, actions=4, hidden=8, state=2)
     comm = open_method("t2mac", sizes)
     optimiser = torch.optim.Adam(comm.selector_parameters(), lr=1e-2)
-    live = torch.ones(64, 1)
     for step in range(150):
         hidden_MNH = torch.randn(64, 3, 8, generator=torch.Generator().manual_seed(step))
         logits_MNN, links_MNN = comm.gate(hidden_MNH)
@@ -176,7 +204,7 @@ def test_a_gate_learns_what_its_labels_say():
         if step == 149:
             wrong = ((links_MNN != labels_MNN) * (1 - torch.eye(3))).sum() / (64 * 6)
             assert wrong < 0.1
-        loss = selector_loss(logits_MNN[:, None], labels_MNN[:, None], live)
+        loss = selector_loss(logits_MNN, labels_MNN)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -187,10 +215,11 @@ def test_what_the_learner_sees_is_what_was_played():
     game = Hallway(HallwayConfig(lengths=(2, 3), slack=2), batch=8, seed=2)
     learner, collector, _ = started("full", game, config=SMALL.model_copy(update={"ids": "none"}))
     episodes = collector.play(learner.agents, epsilon=0.0).episodes
-    inputs = episodes.inputs(actions=3, ids_NK=None)
-    talk = learner._talk(learner.agents, inputs, episodes, False, learning=False)
-    greedy = talk.q_MNA.argmax(-1)[:, :-1]
-    assert bool((greedy == episodes.action_ETN)[episodes.live_ET].all())
+    talk, _ = learner._look(episodes, Live.of(episodes.live_ET), False)
+    greedy_ETN = torch.zeros_like(episodes.action_ETN)
+    live = Live.of(episodes.live_ET)
+    greedy_ETN[live.episode_R, live.step_R] = talk.q_MNA.argmax(-1)
+    assert bool((greedy_ETN == episodes.action_ETN)[episodes.live_ET].all())
 
 
 def test_the_buffer_keeps_the_latest():

@@ -62,9 +62,7 @@ def taught(method, steps=600):
         values.step()
         if gate is not None:
             gate.zero_grad()
-            live = torch.ones(ROWS, 1)
-            logits, labels = talk.selector_MNN[:, None], talk.labels_MNN[:, None]
-            selector_loss(logits, labels, live, balance=comm.balance).backward()
+            selector_loss(talk.selector_MNN, talk.labels_MNN, balance=comm.balance).backward()
             gate.step()
     return comm
 

@@ -29,4 +29,4 @@ class Features(nn.Module):
 
     def decide(self, seen_MXH: Tensor, heard_MXH: Tensor) -> Tensor:
         """Return q_MXA of what an agent saw and heard, each after its half of the head's first layer."""
-        return self.out(torch.relu(seen_MXH + heard_MXH))
+        return self.out(torch.relu_(seen_MXH + heard_MXH))

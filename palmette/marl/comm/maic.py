@@ -50,8 +50,9 @@ class Maic(Plain):
         agents = hidden_MNH.shape[1]
         mates = self._normal(self.model(hidden_MNH))
         latent_MNNZ = mates.mean
-        if scene.learning:  # of torch's own generator: samples have to carry gradients
-            latent_MNNZ = mates.rsample()
+        if scene.learning:  # a sample that carries gradients
+            drawn_MNNZ = torch.randn(latent_MNNZ.shape, generator=scene.generator, device=latent_MNNZ.device)
+            latent_MNNZ = mates.mean + mates.stddev * drawn_MNNZ
         bias_MNNA = self.message(torch.relu(self.by_sender(hidden_MNH)[:, :, None] + self.by_model(latent_MNNZ)))
         score_MNN = torch.einsum("mid,mijd->mij", self.query(hidden_MNH), self.key(latent_MNNZ))
         others_MNN = between_others(hidden_MNH)

@@ -24,7 +24,7 @@ class Pairs(nn.Module):
 
     def inner(self, hidden_MNH: Tensor) -> Tensor:
         """Return the first layer's pairs_MNNH, sender before receiver."""
-        return torch.relu(self.sender(hidden_MNH)[:, :, None] + self.receiver_KH[self._names])
+        return torch.relu_(self.sender(hidden_MNH)[:, :, None] + self.receiver_KH[self._names])
 
     def forward(self, hidden_MNH: Tensor) -> Tensor:
         """Return what the network says of each pair, _MNNX."""

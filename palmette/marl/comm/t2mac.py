@@ -55,9 +55,10 @@ class T2mac(nn.Module):
         sent_MNNK = softplus(self.send(hidden_MNH) - 1)
         if scene.trust_MN is not None:
             sent_MNNK = discount(sent_MNNK, scene.trust_MN[..., None])
-        logits_MNN, links_MNN = self.gate(hidden_MNH)
-        if scene.open_all:
-            links_MNN = between_others(hidden_MNH)
+        logits_MNN, links_MNN = None, between_others(hidden_MNH)
+        if scene.learning or not scene.open_all:
+            logits_MNN, gated_MNN = self.gate(hidden_MNH)
+            links_MNN = links_MNN if scene.open_all else gated_MNN
         fused_MNK = fuse_links(own_MNK, sent_MNNK, received(links_MNN, scene), self.config.reading)
         labels_MNN = None
         if scene.learning:

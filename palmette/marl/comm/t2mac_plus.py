@@ -58,10 +58,12 @@ class T2macPlus(nn.Module):
         if scene.trust_MN is not None:
             weight_MN = weight_MN * scene.trust_MN
         message_MNH = self.features.messages(hidden_MNH, weight_MN)
-        logits_MNN, links_MNN = self.gate(hidden_MNH)
-        if scene.open_all or self.config.gate == "all":
-            links_MNN = between_others(hidden_MNH)
-        elif self.config.gate == "random":
+        logits_MNN, links_MNN = None, between_others(hidden_MNH)
+        held_open = scene.open_all or self.config.gate == "all"
+        if scene.learning or not held_open:
+            logits_MNN, gated_MNN = self.gate(hidden_MNH)
+            links_MNN = links_MNN if held_open else gated_MNN
+        if not held_open and self.config.gate == "random":
             links_MNN = draw_links(hidden_MNH, self.config.rate, scene.generator)
         q_MNA = self.features(hidden_MNH, message_MNH, received(links_MNN, scene))
         labels_MNN = None
