@@ -67,7 +67,10 @@ def tasks_import(
     out: Annotated[Path, typer.Option(help="Where to write the task directories.")],
     split: Annotated[str, typer.Option(help="train, heldout, or auto: all tasks of a source on one side.")] = "auto",
     license: Annotated[str, typer.Option(help="Noted where a row names none.")] = "",
-    clones: Annotated[Path | None, typer.Option(metavar="DIR", help="Git clones OWNER__NAME, for swe-bench.")] = None,
+    clones: Annotated[
+        Path | None,
+        typer.Option("--clones", "--clone", metavar="DIR", help="swe-bench: git clones OWNER__NAME; tau2: its clone."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Turn other people's tasks into task directories; rows that will not do are named."""

@@ -15,6 +15,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from threading import Thread
 
+from palmette.envs import clones
 from palmette.envs.api import Task
 from palmette.envs.brought import brought
 from palmette.envs.locked import installed, read_lock, toolchain_of
@@ -53,11 +54,31 @@ def spec_for(task: Task, *, owner: str, gateway: tuple[str, int] | None = None, 
     )
 
 
-def service_spec(task: Task, *, owner: str, env: Mapping[str, str]) -> Spec:
-    """Return what to start for a side service of a task: the machine's Python, and as much time as the agent's."""
-    tools = python_toolchain()
-    plain = {"PATH": tools.env["PATH"], "PYTHONDONTWRITEBYTECODE": "1", **env}
-    return Spec(owner=owner, workdir="/service", env=plain, readonly=tools.readonly, ttl_s=_lifetime_s(task))
+def service_spec(task: Task, name: str, *, owner: str, env: Mapping[str, str]) -> Spec:
+    """Return what to start for a side service of a task: its tools, and as much time as the agent's.
+
+    Blocks while pip installs what it names, the first time. Raises what `service_tools` does.
+    """
+    tools = service_tools(task.path / "environment" / "services" / name)
+    return Spec(
+        owner=owner, workdir="/service", env={**tools.env, **env}, readonly=tools.readonly, ttl_s=_lifetime_s(task)
+    )
+
+
+def service_tools(directory: Path) -> Toolchain:
+    """Return what a service sees: the machine's Python, or what its python.json names, and files of a user's clone.
+
+    Raises `UserError` where these cannot be had.
+    """
+    lock, clone = directory / "python.json", directory / clones.NOTE
+    tools = toolchain_of(read_lock(lock), "/service") if lock.is_file() else python_toolchain()
+    env = {"PATH": tools.env["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
+    if lock.is_file():
+        env["PYTHONPATH"] = tools.env["PYTHONPATH"]
+    if not clone.is_file():
+        return Toolchain(readonly=tools.readonly, env=env)
+    files = str(clones.kept(clone))
+    return Toolchain(readonly=(*tools.readonly, files), env=env | {"CLONE": files})
 
 
 def _with_room(limits: Limits, task: Task) -> Limits:

@@ -1,10 +1,12 @@
 """Side services: programs of a task that run beside the agent's sandbox, each in one of its own.
 
-``environment/services/NAME/`` holds a ``serve.py``, run with Python's standard library alone. It listens on $PORT of
-its loopback, answers GET /health with 200 when it is ready, and keeps what the verifier is to see below $STATE, written
-through before it answers. The agent's sandbox reaches that port and nothing else of it, at ``127.77.1.N:8080`` for the
-N-th service by name; the verifier finds $STATE at /services/NAME. What the agent does there can so be logged and
-judged without its being able to forge it. A service that ends, or answers 5xx, is a failure of the infrastructure.
+``environment/services/NAME/`` holds a ``serve.py``, run with Python's standard library, and with the packages of a
+``python.json`` (`palmette.envs.locked`) and the files of a ``clone.json`` (`palmette.envs.clones`) where it has them.
+It listens on $PORT of its loopback, answers GET /health with 200 when it is ready, and keeps what the verifier is to
+see below $STATE, written through before it answers. The agent's sandbox reaches that port and nothing else of it, at
+``127.77.1.N:8080`` for the N-th service by name; the verifier finds $STATE at /services/NAME. What the agent does there
+can so be logged and judged without its being able to forge it. A service that ends, or answers 5xx, is a failure of the
+infrastructure.
 """
 
 from __future__ import annotations
@@ -183,7 +185,8 @@ class _Service:
 
 
 async def _started(task: Task, name: str, host: Host, owner: str) -> _Service:
-    spec = service_spec(task, owner=f"{owner}/{name}", env={"PORT": str(PORT), "STATE": "/service/state"})
+    env = {"PORT": str(PORT), "STATE": "/service/state"}
+    spec = await asyncio.to_thread(service_spec, task, name, owner=f"{owner}/{name}", env=env)
     sandbox = await host.start(spec)
     try:
         if not isinstance(sandbox, Ports):

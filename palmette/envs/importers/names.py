@@ -12,7 +12,7 @@ from palmette.envs.importers.bfcl import from_bfcl
 from palmette.envs.importers.prompts import from_prompt
 from palmette.envs.importers.rows import Row, RowRefused, read_rows
 from palmette.envs.importers.swe_bench import swe_bench
-from palmette.envs.importers.tau2 import from_tau2
+from palmette.envs.importers.tau2_clone import tau2
 from palmette.envs.split import split_of
 from palmette.envs.task import write_task
 from palmette.errors import UserError, suggest
@@ -20,7 +20,7 @@ from palmette.errors import UserError, suggest
 Importer = Callable[[Row], Draft]
 FORMATS: dict[str, Callable[[Path | None], Importer]] = {
     "swe-bench": swe_bench,
-    "tau2": lambda _: from_tau2,
+    "tau2": tau2,
     "bfcl": lambda _: from_bfcl,
     "prompts": lambda _: from_prompt,
 }

@@ -20,9 +20,7 @@ from palmette.envs.importers.rows import Row, read_rows
 
 def from_tau2(row: Row) -> Draft:
     """Return the task of a row. Raises `RowRefused`."""
-    key = row.data.get("id")
-    if not isinstance(key, str | int) or str(key) == "":
-        raise row.refuse("id is missing")
+    key = row_key(row)
     criteria = row.table("evaluation_criteria")
     actions = [a for a in criteria.get("actions") or [] if isinstance(a, dict) and _assistant(a)]
     if not actions:
@@ -33,7 +31,7 @@ def from_tau2(row: Row) -> Draft:
     says = [str(said) for said in criteria.get("communicate_info") or []]
     answer = " Write what the user must be told to answer.txt." if says else ""
     return Draft(
-        name=f"tau2/{row.path.stem}-{key}",
+        name=f"tau2/{row.path.parent.name}-{row.path.stem}-{key}",
         domain="general",
         instruction=f"{_scenario(row)}\n\nDecide which tools an assistant must call to fulfil this; their names and "
         f"arguments are in tools.json. {FORM}{answer}",
@@ -51,6 +49,14 @@ def from_tau2(row: Row) -> Draft:
         license="MIT",
         kept={"source.json": json.dumps(row.data, indent=1, ensure_ascii=False) + "\n"},
     )
+
+
+def row_key(row: Row) -> str:
+    """Return the id of a row. Raises `RowRefused`."""
+    key = row.data.get("id")
+    if not isinstance(key, str | int) or str(key) == "":
+        raise row.refuse("id is missing")
+    return str(key)
 
 
 def _assistant(action: dict[str, Any]) -> bool:
