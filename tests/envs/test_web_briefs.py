@@ -14,6 +14,7 @@ from palmette.envs.web.brief import Brief
 from palmette.envs.web.briefs import BRIEFS, Maker
 from palmette.envs.web.briefs.charts import columns
 from palmette.envs.web.briefs.components import accordion, dialog
+from palmette.envs.web.briefs.data import dashboard, table
 from palmette.envs.web.briefs.forms import todo
 from palmette.envs.web.briefs.games import crosses
 from palmette.envs.web.judge import main as judge_main
@@ -31,6 +32,8 @@ LESS: list[tuple[Maker, str, str, str]] = [
     (accordion, "show(each, each === button && open)", "if (each === button) show(each, open)", "2 elements"),
     (todo, 'localStorage.setItem("items", JSON.stringify(items))', "", "#list li span"),
     (dialog, "box.showModal()", "box.show()", "can still be clicked"),
+    (table, "a[by] - b[by]", "String(a[by]).localeCompare(b[by])", "tbody td"),
+    (dashboard, "draw(i + 1)", "draw(1)", "aria-pressed"),
     (crosses, "if (over || board[i] >= 0) return;", "if (over) return;", "Turn:"),
 ]
 

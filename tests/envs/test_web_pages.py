@@ -18,7 +18,10 @@ from palmette.envs.task import write_task
 from palmette.envs.terminal.goals import Names
 from palmette.envs.web.changes import CHANGES, make_stub
 from palmette.envs.web.domain import Web
-from palmette.envs.web.judge.browser import MISSING, find_browser
+from palmette.envs.web.judge.browser import MISSING, Browser, find_browser
+from palmette.envs.web.judge.page import Missed, Page
+from palmette.envs.web.judge.site import Site
+from palmette.envs.web.judge.steps import perform
 from palmette.envs.web.plan import QUIET, Goal, Plan, opened, see
 from palmette.sandbox.api import Host
 from palmette.sandbox.hosts import open_host
@@ -108,6 +111,31 @@ def test_a_stub_has_no_name_twice() -> None:
     stub = make_stub(Names(random.Random(2), "train"))
     names = [stub.title, stub.heading, *stub.paragraph, *stub.button]
     assert all(stub.text().count(name) == 1 for name in names)
+
+
+@needs_browser
+def test_what_has_to_be_scrolled_to_is_seen_and_clicked_where_it_is(tmp_path: Path) -> None:
+    far = (
+        "<meta name=viewport content='width=device-width'><title>t</title><style>div { height: 1500px } "
+        "p { position: fixed; inset: auto 0 0; margin: 0; height: 99px; background: red }</style><div></div>"
+        "<button onclick='textContent = \"kavo\"'>mita</button>"
+    )
+    (tmp_path / "far.html").write_text(far + "<div></div>")
+    (tmp_path / "under.html").write_text(far + "<p></p>")
+    browser = Browser()
+    try:
+        for size in ("desktop", "phone"):
+            page = Page(browser, Site(str(tmp_path)), size)
+            page.open("far.html")
+            perform(page, see("button", text="mita"), 1e18, 0.0)
+            perform(page, {"do": "click", "selector": "button"}, 1e18)
+            perform(page, see("button", text="kavo"), 1e18, 0.2)
+            page.open("under.html")
+            with pytest.raises(Missed, match="is covered by something else"):
+                perform(page, see("button"), 1e18, 0.0)
+            page.close()
+    finally:
+        browser.close()
 
 
 PAGE = '<!doctype html><title>t</title><h1 id="h">kavo</h1>'

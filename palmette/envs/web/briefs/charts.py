@@ -19,6 +19,7 @@ _CHART = """\
 figure { margin: 0; background: #fff; border-radius: 8px; padding: 24px; }
 svg { display: block; width: 100%; height: auto; }
 svg text { font: 16px sans-serif; fill: #1f2933; }
+@media (max-width: 600px) { figure { padding: 8px; } svg text { font-size: 30px; } }
 """
 _MAKE = """\
   const svg = document.querySelector("svg");
@@ -154,9 +155,11 @@ def scatter(n: Names) -> Brief:
   const points = rows.map(row => row.map(Number));
   const range = k => [Math.min(...points.map(p => p[k])), Math.max(...points.map(p => p[k]))];
   const [left, right] = range(0), [low, high] = range(1);
-  add("path", { d: "M60 20V360H790", fill: "none", stroke: "#52606d" });
+  add("path", { d: "M70 20V350H790", fill: "none", stroke: "#52606d" });
+  for (const [x, value] of [[100, left], [760, right]]) add("text", { x, y: 385, "text-anchor": "middle" }, value);
+  for (const [y, value] of [[335, low], [55, high]]) add("text", { x: 62, y, "text-anchor": "end" }, value);
   for (const [x, y] of points) {
-    const cx = 90 + 660 * (x - left) / (right - left), cy = 330 - 280 * (y - low) / (high - low);
+    const cx = 100 + 660 * (x - left) / (right - left), cy = 330 - 280 * (y - low) / (high - low);
     add("circle", { class: "point", cx, cy, r: 7, fill: "#0b5cad" });
   }
 });
@@ -164,8 +167,8 @@ def scatter(n: Names) -> Brief:
     )
     body = (
         f'<h1>{title}</h1>\n<figure><svg viewBox="0 0 800 400" role="img" aria-label="{title}">'
-        f'<text id="x" x="425" y="390" text-anchor="middle">{across}</text>'
-        f'<text id="y" x="30" y="190" text-anchor="middle" transform="rotate(-90 30 190)">{up}</text></svg></figure>\n'
+        f'<text id="x" x="425" y="385" text-anchor="middle">{across}</text>'
+        f'<text id="y" x="40" y="190" text-anchor="middle" transform="rotate(-90 40 190)">{up}</text></svg></figure>\n'
     )
 
     def shows(points: list[list[int]]) -> Step:

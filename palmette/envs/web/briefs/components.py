@@ -97,7 +97,10 @@ for (const button of buttons) {
 """
     style = """\
 h2 { font-size: inherit; margin-bottom: 8px; }
-h2 button { width: 100%; text-align: left; }
+h2 button { display: flex; justify-content: space-between; width: 100%; background: #d9e2ec; color: #1f2933; }
+h2 button::after { content: "+"; }
+h2 button[aria-expanded=true] { background: #0b5cad; color: #fff; }
+h2 button[aria-expanded=true]::after { content: "\\2212"; }
 h2 + div { padding: 16px; margin-bottom: 8px; background: #fff; border-radius: 8px; }
 """
     answers = ", ".join(f"#a{i}" for i in range(4))
@@ -141,8 +144,10 @@ def dialog(n: Names) -> Brief:
 <p id="told"></p>
 <dialog aria-labelledby="q">
 <h2 id="q">{question}</h2>
+<div>
 <button id="yes">{yes}</button>
 <button id="no">Cancel</button>
+</div>
 </dialog>
 """
     script = f"""\
@@ -158,6 +163,8 @@ document.getElementById("yes").addEventListener("click", () => {{
 dialog { margin: auto; border: 0; border-radius: 12px; padding: 32px; }
 dialog::backdrop { background: rgba(0, 0, 0, 0.5); }
 h2 { margin-bottom: 24px; }
+dialog div { display: flex; gap: 16px; }
+#no { background: #d9e2ec; color: #1f2933; }
 #told { margin-top: 24px; }
 """
     away: Step = {"do": "unseen", "selector": "#q"}

@@ -248,6 +248,7 @@ label { display: block; margin-bottom: 8px; }
 ul { list-style: none; padding: 0; margin-bottom: 24px; }
 li { display: flex; align-items: center; gap: 16px; padding: 8px 0; }
 li span { flex: 1; }
+li button { background: #d9e2ec; color: #1f2933; }
 li input { width: 24px; height: 24px; min-height: 24px; }
 """
     return document(title, body, style=style, script=script)

@@ -128,7 +128,7 @@ def _crosses_page(title: str, one: str, two: str, again: str) -> str:
 <h1>{title}</h1>
 <p id="told" role="status"></p>
 <div id="board">
-{"".join(f'<button class="cell" aria-label="field {i + 1}"></button>{chr(10)}' for i in range(9))}</div>
+{"".join(f'<button class="cell"></button>{chr(10)}' for _ in range(9))}</div>
 <p id="score"></p>
 <button id="again">{again}</button>
 """
@@ -138,7 +138,10 @@ const cells = [...document.querySelectorAll(".cell")], told = document.getElemen
 const wins = JSON.parse(localStorage.getItem("wins") || "[0, 0]");
 let board, turn, over;
 function draw() {{
-  cells.forEach((cell, i) => {{ cell.textContent = board[i] < 0 ? "" : "XO"[board[i]]; }});
+  cells.forEach((cell, i) => {{
+    cell.textContent = board[i] < 0 ? "" : "XO"[board[i]];
+    cell.setAttribute("aria-label", "field " + (i + 1) + " " + (cell.textContent || "empty"));
+  }});
   document.getElementById("score").textContent = names[0] + " " + wins[0] + " : " + wins[1] + " " + names[1];
 }}
 function begin() {{
@@ -166,7 +169,7 @@ begin();
 #board { display: grid; grid-template-columns: repeat(3, 96px); gap: 8px; margin-bottom: 24px; }
 main { text-align: center; }
 #board { justify-content: center; }
-.cell { height: 96px; background: #fff; color: #1f2933; font-size: 40px; line-height: 48px; }
+.cell { height: 96px; background: #fff; color: #1f2933; border: 1px solid #7b8794; font-size: 40px; line-height: 48px; }
 """
     return document(title, body, style=style, script=script)
 

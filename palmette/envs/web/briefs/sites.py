@@ -10,7 +10,8 @@ from palmette.envs.web.plan import ACCESSIBLE, AXE, FITS, QUIET, Goal, Step, cli
 _SHEET = (
     STYLE
     + """\
-nav { display: flex; gap: 24px; align-items: center; padding: 16px 24px; background: #102a43; }
+nav { display: flex; gap: 24px; align-items: center; background: #102a43; }
+nav { padding: 16px max(24px, calc(50% - 416px)); }
 nav a { color: #f0f4f8; padding: 8px 0; }
 nav a[aria-current] { color: #ffd166; }
 #menu { display: none; }
@@ -18,13 +19,18 @@ nav a[aria-current] { color: #ffd166; }
 .card { background: #fff; border-radius: 8px; padding: 24px; }
 h2 { font-size: 24px; line-height: 32px; margin-bottom: 8px; }
 @media (max-width: 600px) {
-  nav { flex-direction: column; align-items: flex-start; gap: 0; }
+  nav { flex-direction: column; align-items: flex-start; gap: 0; padding: 16px; }
   #menu { display: block; }
   nav.closed a { display: none; }
   .cards { grid-template-columns: 1fr; }
 }
 """
 )
+_SHOP = """\
+ul { list-style: none; padding: 0; margin-bottom: 24px; }
+li { padding: 8px 0; border-bottom: 1px solid #cbd2d9; }
+@media (min-width: 601px) { .cards { grid-template-columns: repeat(4, 1fr); } }
+"""
 _MENU = """\
 const nav = document.querySelector("nav"), menu = document.getElementById("menu");
 nav.classList.add("closed");
@@ -195,7 +201,7 @@ def _nav(paths: list[str], names: list[str], at: int) -> str:
 def _page(title: str, head: str, nav: str, body: str, *, own: str = "") -> str:
     """Return one page of a site whose style is in style.css."""
     button = "" if own else '<button id="menu" aria-expanded="false">Menu</button>\n'
-    nav = nav.replace("</nav>", f"{button}</nav>") if not own else nav
+    nav = nav.replace('aria-label="pages">\n', f'aria-label="pages">\n{button}')
     text = document(title, f"<h1>{head}</h1>\n{body}", script="" if own else _MENU)
     start, end = text.index("<style>"), text.index("</style>\n") + len("</style>\n")
     text = text[:start] + '<link rel="stylesheet" href="style.css">\n' + text[end:]
@@ -235,7 +241,7 @@ if (rows) {
 count();
 """
     basket = '<ul id="rows"></ul>\n<p>Sum: <strong id="sum"></strong></p>\n<button id="empty">Empty</button>\n'
-    style = f"{_SHEET}ul {{ list-style: none; padding: 0; margin-bottom: 24px; }}\nli {{ padding: 8px 0; }}\n"
+    style = _SHEET + _SHOP
     bar = '<p id="basket">In the basket: <span id="count">0</span></p>\n'
     bodies = [f'{bar}<div class="cards">\n{items}</div>\n', bar + basket]
     return {

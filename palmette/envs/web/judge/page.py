@@ -286,7 +286,9 @@ class Page:
         return None
 
     def _hit(self, spot: tuple[float, float]) -> int:
-        asked = {"x": int(spot[0]), "y": int(spot[1]), "includeUserAgentShadowDOM": False}
+        window = self.call("Page.getLayoutMetrics")["cssLayoutViewport"]  # the answer is by place in the document
+        x, y = int(spot[0] + window["pageX"]), int(spot[1] + window["pageY"])
+        asked = {"x": x, "y": y, "includeUserAgentShadowDOM": False}
         try:
             return self.call("DOM.getNodeForLocation", asked)["backendNodeId"]
         except Missed:

@@ -13,6 +13,7 @@ from .seen import Box, Node, Seen
 
 _MOST_PIXELS = 160  # of the longer side of the picture that is looked at
 _SCREENS = 3  # of a long page, as many from the top
+_LINE = 1.1  # height of a line of text by the size of its letters, at least
 _MARKS = ("img", "svg", "canvas", "button", "input", "select", "textarea", "video", "hr")
 
 
@@ -77,6 +78,8 @@ def _runs(seen: Seen, width: float, height: float) -> list[Run]:
         if not text or not boxes or seen.hidden(node, width):
             continue
         size = float(node.style.get("font-size", "16px").removesuffix("px"))
+        if node.name in ("text", "tspan"):  # a drawing that is made smaller takes its letters along
+            size = min(size, max(min(box[2:]) for box in boxes) / _LINE)
         found.append(Run(node, len(text), size, boxes, _ratio(seen, node)))
     return found
 
