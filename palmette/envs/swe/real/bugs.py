@@ -112,6 +112,7 @@ class Hunt:
     async def _tried(self, candidate: Candidate) -> tuple[str, Bug | None]:
         baseline = self._built.baseline
         tests = set(baseline if candidate.tests is None else candidate.tests)
+        least = self._terms.least_hidden
         right, limit_s = await self._right(tests)
         if why := self._hopeless(right, tests):
             return why, None
@@ -128,6 +129,8 @@ class Hunt:
             return "no test notices", None
         if len(differing) > self._terms.most_failing:
             return "breaks too much", None
+        if sum(_changed(right[test], broken.results[test]) for test in differing if test in right) < least:
+            return _OPEN, None
         await self._open.put(dict(candidate.files))
         failed = (await self._open.run(files=_files(differing), only=differing, cpu_s=limit_s)).results
         await self._open.put(back)
@@ -137,7 +140,7 @@ class Hunt:
         if any(right[test].digest != baseline[test].digest for test in failing):
             return "its tests are not stable", None
         hidden = sum(_changed(right[test], broken.results[test]) for test in failing)
-        if hidden < self._terms.least_hidden:
+        if hidden < least:
             return _OPEN, None
         evidence = tuple(
             each
