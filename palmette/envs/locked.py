@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -133,7 +134,7 @@ def resolve(python: str, wanted: Wanted, *, without: str) -> tuple[tuple[str, ..
             try:
                 report = scratch / "report.json"
                 asked = [*before, "--dry-run", "--report", str(report), *wanted.needed, *_backports(python), *wished]
-                _pip(python, asked, scratch / "nothing", _RESOLVE_S)
+                _pip(python, asked, scratch / "nothing", _RESOLVE_S, dated=bool(before))
                 break
             except UserError as error:
                 late = "did not end" in str(error)  # then nobody knows which wish it was
@@ -202,19 +203,36 @@ def _interpreters() -> Mapping[str, Interpreter]:
     return found
 
 
-def _pip(python: str, arguments: Sequence[str], target: Path, limit_s: float = _PIP_S) -> None:
-    """Have our own pip install into a directory, for another Python if need be; wheels only."""
+def _pip(python: str, arguments: Sequence[str], target: Path, limit_s: float = _PIP_S, *, dated: bool = False) -> None:
+    """Have our own pip install into a directory, for another Python if need be; wheels only.
+
+    Where days count (`dated`), directories (as pip's find-links) are not looked at: files tell no day.
+    """
+    variables = os.environ | (_remote() if dated else {})
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     other = [] if python == own else ["--python-version", python, "--implementation", "cp"]
     command = [sys.executable, "-m", "pip", "install", "-q", "--only-binary", ":all:", "--no-compile", "--no-input"]
     command += ["--disable-pip-version-check", "--no-warn-conflicts", "--target", str(target), *other, *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL, env=variables
+        )
     except subprocess.TimeoutExpired:
         raise UserError(f"pip did not end within {limit_s:g} s: {' '.join(arguments)}") from None
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         raise UserError("pip: " + " ".join(said)[-600:])
+
+
+@cache
+def _remote() -> Mapping[str, str]:
+    """Return settings for pip that leave out places on this machine."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    said = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False).stdout
+    values = re.findall(r"^(?:global|install|:env:)\.extra-index-url='(.*)'$", said, re.M)
+    urls = [url for value in values for url in value.replace("\\n", " ").split() if re.match(r"https?://", url)]
+    nowhere = str(_environments() / "nothing")  # an empty setting would not count
+    return {"PIP_FIND_LINKS": nowhere, "PIP_EXTRA_INDEX_URL": " ".join(dict.fromkeys(urls)) or nowhere}
 
 
 def _name(lock: Lock, site: Path) -> None:

@@ -85,7 +85,6 @@ def _from_row(row: Row, *, clones: Path | None) -> Draft:
             issue=issue,
             gold=gold,
             tests=tests,
-            created=str(row.data.get("created_at") or ""),
             fail_to_pass=tuple(flip),
             pass_to_pass=tuple(keep),
         )

@@ -19,6 +19,7 @@ from palmette.sandbox.api import Host, Limits, Process, Sandbox, Spec, Streams
 WORKDIR = "/app"
 _LIMITS = Limits(memory_mb=1536, pids=128, disk_mb=256, inodes=65_536)
 _TTL_S = 7200.0
+_MOST_WARM = 600  # files that are compiled ahead; of more, a run needs but a part
 RUN_S = 120.0  # the longest that one run of tests may take
 
 
@@ -111,6 +112,7 @@ class Bench:
             timeout_s=_TTL_S,
         )
         warm = [path for path in self._files if path in self._project.tests or _below(path, self._project.sources)]
+        warm = warm if len(warm) <= _MOST_WARM else []
         await process.write(json.dumps({"warm": warm, "path": [*self._project.roots, *self._site]}).encode() + b"\n")
         return _Runner(process=process, lines=_lines(process))
 

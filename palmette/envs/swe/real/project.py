@@ -26,7 +26,7 @@ class Project:
     needed: tuple[str, ...] = ()  # requirements of the library
     wished: tuple[str, ...] = ()  # requirements of its tests, as far as they can be found
     pythons: str = ""  # what it says of versions, such as ">=3.9"
-    before: str = ""  # the day its packages are to be of, as YYYY-MM-DD, where it is an old one
+    before: tuple[str, ...] = ()  # days its packages are to be older than, the likeliest first, as YYYY-MM-DD
     entry_points: str = ""
     options: tuple[str, ...] = ()  # for the test runner: which tests its authors run
 

@@ -63,51 +63,52 @@ _QUIET = ("-W", "default")  # warnings that a project makes errors are of a time
 
 def attempts(project: Project) -> Generator[Lock, Run, None]:
     """Yield environments; what came of the last one, sent back, decides about the next."""
-    wished, options, pin = list(project.wished), project.options, "pytest"
-    pythons = list(_pythons(project))
-    python = pythons.pop(0)
-    last = ""
+    wished, options, pin = list(project.wished), (), "pytest"
+    times = [(python, before) for python in _pythons(project) for before in (*project.before, "")]
+    python, before = times.pop(0)
+    tried: dict[Lock, Run] = {}
     for _ in range(_ROUNDS):
         try:
-            packages, dropped = _resolved(project, python, pin, wished)
+            packages, dropped = _resolved(project, python, before, pin, wished)
         except UserError as error:
-            last = str(error)
-            if not pythons:
-                raise UserError(f"{project.name}: no environment can be installed: {last}") from None
-            python = pythons.pop(0)
+            if not times:
+                raise UserError(f"{project.name}: no environment can be installed: {error}") from None
+            python, before = times.pop(0)
             continue
         wished = [wish for wish in wished if wish not in dropped]
-        run = yield Lock(
+        lock = Lock(
             python=python,
             packages=packages,
             name=project.name,
             version=project.version,
             entry_points=project.entry_points,
             roots=project.roots,
-            options=options,
+            options=(*project.options, *options),
         )
+        run = tried[lock] if lock in tried else (yield lock)
+        tried[lock] = run
         more = [wish for wish in _missing(project, run) if wish not in wished and wish not in dropped]
         if more:
             wished += more
         elif _hopeless(project, run):
             return
-        elif options == project.options:
-            options = (*options, *_QUIET)
+        elif not options:
+            options = _QUIET
         elif pin == "pytest":
             pin = "pytest<8"
         elif pin == "pytest<8":
             pin = "pytest<7.3"
-        elif pythons:
-            python, pin, options = pythons.pop(0), "pytest", project.options
+        elif times:
+            (python, before), pin, options = times.pop(0), "pytest", ()
         else:
             return
 
 
-def _resolved(project: Project, python: str, pin: str, wished: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _resolved(
+    project: Project, python: str, before: str, pin: str, wished: list[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     needed = [each for each in project.needed if named(each) != named(project.name)]
-    return resolve(
-        python, Wanted(needed=(*needed, pin), wished=tuple(wished), before=project.before), without=project.name
-    )
+    return resolve(python, Wanted(needed=(*needed, pin), wished=tuple(wished), before=before), without=project.name)
 
 
 def _pythons(project: Project) -> Iterator[str]:

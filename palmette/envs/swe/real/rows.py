@@ -23,13 +23,17 @@ from palmette.envs.swe.real.bench import WORKDIR, read_tree
 from palmette.envs.swe.real.bugs import Bug, Candidate, Hunt, Terms
 from palmette.envs.swe.real.build import measure
 from palmette.envs.swe.real.built import Built
+from palmette.envs.swe.real.checkout import Checkout, check_out
 from palmette.envs.swe.real.languages import LANGUAGES
 from palmette.envs.swe.real.tasks import MEMORY_MB, PIDS, STORAGE_MB, tests_of
 from palmette.errors import UserError
 from palmette.sandbox.api import Host
 
 _PYTHON = "3.9"  # what SWE-bench's own recipes use for nearly all
-_EARLIEST = datetime.date(2021, 12, 1)  # before, packages have no wheels for that Python
+_NEWER = "2024"  # from then on, projects say themselves which they want
+_EARLIEST = datetime.date(2019, 12, 1)  # before, hardly anything can be had for that Python
+_WHEELS = datetime.date(2021, 12, 1)  # by then, nearly everything had wheels for it
+_OPTIONS = ("-m", "not slow")  # what projects leave out themselves
 _TERMS = Terms(most_failing=10_000, least_hidden=0, told=False)
 
 
@@ -43,7 +47,6 @@ class BenchRow:
     issue: str
     gold: str
     tests: str
-    created: str
     fail_to_pass: tuple[str, ...]
     pass_to_pass: tuple[str, ...]
 
@@ -52,9 +55,10 @@ async def task_of_row(row: BenchRow, clone: Path, host: Host) -> Draft:
     """Return the task of a row. Raises `UserError` with the reason when it cannot be built."""
     scratch = Path(tempfile.mkdtemp(prefix="palmette-row-"))
     try:
-        base = _checked_out(clone, row.commit, scratch / "tree")
+        taken = check_out(clone, row.commit, scratch / "tree")
+        base = read_tree(scratch / "tree")
         right = _patched(scratch / "tree", row)
-        built = await _built(row, right, scratch / "tree", host)
+        built = await _built(row, taken, right, scratch / "tree", host)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     changed = {path: base[path].decode() for path in sorted(_touched(row.gold)) if path in base}
@@ -67,25 +71,35 @@ async def task_of_row(row: BenchRow, clone: Path, host: Host) -> Draft:
         return _draft(row, built, bugs[0], tests_of(built, bugs[0], hunt.sealed), base)
 
 
-async def _built(row: BenchRow, right: Mapping[str, bytes], tree: Path, host: Host) -> Built:
+async def _built(row: BenchRow, taken: Checkout, right: Mapping[str, bytes], tree: Path, host: Host) -> Built:
     """Measure the tests that the row's test patch touches, in an environment of the row's time."""
     language = LANGUAGES["python"]
     project = language.discover(tree)
     tests = tuple(sorted(p for p in _touched(row.tests) if p in right and p.endswith(".py") and _has_tests(right[p])))
     if project is None or not tests:
         raise UserError(f"{row.key}: its test patch touches no test file of Python")
-    made = row.created[:10]
-    day = datetime.date.fromisoformat(made) if re.fullmatch(r"\d{4}-\d\d-\d\d", made) else None
     project = replace(
         project,
         name=row.repo.rpartition("/")[2],
         tests=tests,
         wished=(),  # what its tests need besides, their failures tell; old lists of wishes take pip minutes
-        pythons=f"=={_PYTHON}.*" if day and _PYTHON in versions() else project.pythons,
-        before=max(datetime.date(day.year + 1, 1, 1), _EARLIEST).isoformat() if day else "",
-        version=project.version if project.version[:1].isdigit() and project.version != "0" else "9999",
+        pythons=f"=={_PYTHON}.*" if taken.day < _NEWER and _PYTHON in versions() else project.pythons,
+        before=_days(taken.day),
+        options=project.options
+        if any(each.startswith("-m") for each in project.options)
+        else (*project.options, *_OPTIONS),
+        version=project.version if project.version[:1].isdigit() and project.version != "0" else taken.version,
     )
     return await measure(host, language, project, right, fewest=1)
+
+
+def _days(committed: str) -> tuple[str, ...]:
+    """Return days that packages are to be older than: a month's end after the commit, later where that is too early."""
+    day = datetime.date.fromisoformat(committed)
+    soon, year = datetime.date(day.year + day.month // 12, day.month % 12 + 1, 1), datetime.date(day.year + 1, 1, 1)
+    later = max(_WHEELS, year)
+    today = datetime.date.today()
+    return tuple(each.isoformat() for each in dict.fromkeys((soon, later)) if _EARLIEST <= each <= today)
 
 
 def _draft(row: BenchRow, built: Built, bug: Bug, tests: dict[str, str | bytes], base: Mapping[str, bytes]) -> Draft:
@@ -126,17 +140,6 @@ def _draft(row: BenchRow, built: Built, bug: Bug, tests: dict[str, str | bytes],
 def _bare(test: str) -> str:
     """Return a test's name alone: some rows say no more of a test."""
     return test.rpartition("::")[2] if "::" in test else test.partition(" ")[0]
-
-
-def _checked_out(clone: Path, commit: str, tree: Path) -> dict[str, bytes]:
-    """Put the files of a commit into a directory and return them."""
-    tree.mkdir(parents=True)
-    with tempfile.NamedTemporaryFile(suffix=".tar") as archive:
-        made = subprocess.run(["git", "-C", str(clone), "archive", "-o", archive.name, commit], capture_output=True)
-        if made.returncode:
-            raise UserError(f"{clone} has no commit {commit}")
-        subprocess.run(["tar", "-xf", archive.name, "-C", str(tree)], check=True, capture_output=True)
-    return read_tree(tree)
 
 
 def _patched(tree: Path, row: BenchRow) -> dict[str, bytes]:

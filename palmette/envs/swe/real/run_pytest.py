@@ -22,6 +22,7 @@ import signal  # noqa: E402
 import time  # noqa: E402
 
 OPAQUE = "?"
+_MISUSED = 4  # what pytest ends with when it cannot begin
 
 
 class Witness:
@@ -201,6 +202,9 @@ def run(wanted, tell):
     """Run tests and end this process."""
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     _look_in(wanted["path"])
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, wanted["path"]))  # for programs that tests start
+    said = os.memfd_create("said")
+    os.dup2(said, 2)
     import builtins
 
     import pytest
@@ -211,6 +215,9 @@ def run(wanted, tell):
     arguments += ["--continue-on-collection-errors", *wanted["options"], "--rootdir", os.getcwd(), *wanted["files"]]
     sys.argv = ["pytest"]
     status = pytest.main(arguments, plugins=[Plugin(wanted, tell, witness)])
+    if status == _MISUSED:  # a conftest.py that cannot be imported is one
+        sys.stderr.flush()
+        tell({"e": "", "m": os.pread(said, 1 << 20, 0).decode("utf-8", "replace")[-3000:]})
     tell({"open": sorted(witness.opaque)})
     tell({"end": int(status), "u": round(time.process_time(), 3)})
     os._exit(0)
@@ -222,7 +229,14 @@ def warm(wanted):
     import importlib.machinery
     from pathlib import Path
 
+    before = set(sys.modules)
     from _pytest.assertion import rewrite
+
+    loaded = {name: sys.modules[name] for name in set(sys.modules) - before}
+    if any(_inside(module) for module in loaded.values()):  # pytest itself, or what it needs, is what is tested
+        for name in loaded:
+            del sys.modules[name]
+        return
 
     compiled, rewritten = {}, {}
     loaders = importlib.machinery.SourceFileLoader
@@ -247,6 +261,10 @@ def warm(wanted):
             rewritten[path] = data, rewriting(Path(path), None)
         except (OSError, SyntaxError, ValueError, TypeError, AttributeError):
             continue  # another pytest, or a file that is not to be imported: the child does it as always
+
+
+def _inside(module):
+    return (getattr(module, "__file__", None) or "").startswith(os.getcwd() + os.sep)
 
 
 def _same(path, data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Collection
 
 _NEEDED = {"install_requires", "requires", "requirements", "INSTALL_REQUIRES", "REQUIREMENTS", "REQUIRES"}
@@ -41,4 +42,15 @@ def _given(tree: ast.Module) -> list[tuple[str, ast.expr]]:
 
 def _texts(value: ast.expr) -> list[str]:
     listed = value.elts if isinstance(value, ast.List | ast.Tuple) else []
-    return [each.value for each in listed if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    return [text for each in listed if (text := _text(each))]
+
+
+def _text(value: ast.expr) -> str:
+    """Return a text; of one that is put together, such as "name>=%s" % least, the name."""
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        return value.value
+    if isinstance(value, ast.JoinedStr) and value.values:
+        return re.split(r"[<>=!~]", _text(value.values[0]))[0]
+    if isinstance(value, ast.BinOp):
+        return re.split(r"[<>=!~%]", _text(value.left))[0]
+    return ""
