@@ -132,6 +132,7 @@ def _draft(row: BenchRow, built: Built, bug: Bug, tests: dict[str, str | bytes],
             "pass_to_pass": str(len(bug.seen) - len(bug.fail_to_pass)),
             "official_fail_to_pass": str(len(official)),
             "official_agreed": str(len(agreed)),
+            "official_unstable": str(len(official - {_bare(test) for test in built.baseline})),
             "hidden_values": str(bug.hidden_values),
         },
     )
