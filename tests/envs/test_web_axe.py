@@ -45,6 +45,10 @@ BAD = {
     "faint text": (GOOD.replace("<h1>", '<h1 style="color: #aaa">'), "[color-contrast, serious]"),
     "lists of no items": (GOOD.replace("<form>", "<ul><div>a</div></ul><form>"), "[list, serious]"),
     "a role that is none": (GOOD.replace("<button", '<button role="knob"'), "[aria-roles, critical]"),
+    "text that most rules pass over": (
+        GOOD.replace("<form>", f"<p aria-hidden=true>{'kavo ' * 20}</p><form>"),
+        "more than half of the text is hidden from screen readers",
+    ),
     "an axe of its own": (
         NAMELESS
         + "<script>Object.defineProperty(window, 'axe', {value: {run: async () => ({violations: []})}})</script>",

@@ -59,6 +59,8 @@ def check_axe(page: Page, step: dict) -> None:
     world = page.world()
     if name := _asked(page, world, _SHADOWS):
         raise Missed(f"an element is called {str(name)[:40]}, which hides from axe-core what it reads")
+    if _kept_from_readers(page) > 0.5:
+        raise Missed("more than half of the text is hidden from screen readers (aria-hidden)")
     _asked(page, world, f"{page.axe}\n;0")
     told = _asked(page, world, _RUN % (json.dumps(options), _MOST_NODES))
     if not isinstance(told, dict):
@@ -70,6 +72,17 @@ def check_axe(page: Page, step: dict) -> None:
         first = max(worse, key=lambda each: IMPACTS.index(each["impact"] or "critical"))
         more = f" (and {len(worse) - 1} more rules)" if len(worse) > 1 else ""
         raise Missed(f"axe-core: {first['help']} [{first['rule']}, {first['impact']}]: {first['nodes'][0][:80]}{more}")
+
+
+def _kept_from_readers(page: Page) -> float:
+    """Return the share of the laid out text that stands in aria-hidden elements, which most rules pass over."""
+    letters, kept = 0, 0
+    for node in page.seen().nodes:
+        if node.kind == 3 and node.box:
+            count = len(node.value.strip())
+            letters += count
+            kept += count * any(each.attributes.get("aria-hidden") == "true" for each in page.seen().ancestors(node))
+    return kept / letters if letters else 0.0
 
 
 def _asked(page: Page, world: int, expression: str) -> object:
