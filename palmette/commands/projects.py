@@ -34,7 +34,7 @@ def repo(whats: Sequence[str], out: Path, *, sandbox: str, as_json: bool) -> int
             continue
         said = built.report
         print(
-            f"{built.label}: Python {built.lock.python}, {len(built.lock.packages)} packages; {said.collected} tests "
+            f"{built.label}: {built.lock.runtime}, {len(built.lock.packages)} packages; {said.collected} tests "
             f"collected ({said.share:.0%}), {said.stable} pass alike every time, {said.run_s:g} s ({out / built.label})"
         )
     print(

@@ -1,7 +1,8 @@
 """Environments of exact versions, one read-only directory each in the user's cache, shared by all sandboxes.
 
-A task names one in `environment/python.json`; on a machine that does not have it yet, pip installs the same versions
-from wheels, which runs nothing of theirs. The package whose repository the task is about is not among them.
+A task names one in `environment/python.json` (`node.json` for JavaScript); on a machine that does not have it yet, pip
+installs the same versions from wheels, or npm without their scripts, which runs nothing of theirs. The package whose
+repository the task is about is not among them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from palmette.envs.toolchain import Toolchain
+from palmette.envs import npm
+from palmette.envs.toolchain import Toolchain, own_python, python_toolchain
 from palmette.errors import UserError
 
 _BACKPORTS = {"exceptiongroup": 11, "tomli": 11, "typing-extensions": 11, "importlib-metadata": 10}  # Python 3.N has it
@@ -28,7 +30,10 @@ _PIP_S, _RESOLVE_S, _ASK_S = 600.0, 120.0, 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lock:
-    """A Python, what is installed for it ("name==version", sorted), and what the project itself is called there."""
+    """A Python, what is installed for it ("name==version", sorted), and what the project itself is called there.
+
+    For a project in JavaScript there is a Node.js too, and the packages ("name@version") are npm's.
+    """
 
     python: str  # "3.11"
     packages: tuple[str, ...]
@@ -37,15 +42,28 @@ class Lock:
     entry_points: str = ""  # text of the project's entry_points.txt
     roots: tuple[str, ...] = (".",)  # directories of the work directory that modules are imported from
     options: tuple[str, ...] = ()  # what its test runner is told besides
+    node: str = ""  # "20"
+    npm: str = ""  # text of a package-lock.json
 
     @property
     def key(self) -> str:
         """What the directory is called: a digest of what is in it."""
-        said = json.dumps([self.python, self.packages, self.name, self.version, self.entry_points])
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        said = [self.python, self.packages, self.name, self.version, self.entry_points]
+        said = ["node", self.packages, self.npm] if self.node else said
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+    @property
+    def runtime(self) -> str:
+        """What runs the project, for people."""
+        return f"Node.js {self.node}" if self.node else f"Python {self.python}"
+
+    @property
+    def file(self) -> str:
+        """What it is called in a task's environment."""
+        return "node.json" if self.node else "python.json"
 
     def text(self) -> str:
-        """Return it as JSON, for `environment/python.json`."""
+        """Return it as JSON, for its file in `environment/`."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
@@ -67,6 +85,14 @@ class Wanted:
     before: str = ""  # only what was uploaded before this day, where the index tells
 
 
+def lock_of(environment: Path) -> Lock | None:
+    """Return the lock of a task's `environment/`, None where it has none. Raises `UserError` for one that is broken."""
+    for name in ("python.json", "node.json"):
+        if (environment / name).is_file():
+            return read_lock(environment / name)
+    return None
+
+
 def read_lock(path: Path) -> Lock:
     """Return the lock in a file. Raises `UserError` for one that is broken."""
     try:
@@ -74,14 +100,17 @@ def read_lock(path: Path) -> Lock:
         listed = {name: tuple(data.pop(name)) for name in ("packages", "roots", "options") if name in data}
         return Lock(**listed, **data)
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a list of packages for a Python: {error}") from None
+        raise UserError(f"{path}: not a list of packages for a Python or a Node.js: {error}") from None
 
 
 def toolchain_of(lock: Lock, workdir: str) -> Toolchain:
     """Return Python and what is installed, for a sandbox whose project lies in `workdir`. Blocks while pip works.
 
-    Raises `UserError` where there is no such Python, or pip cannot install the versions.
+    The first directory that is shown holds the packages. Raises `UserError` where there is no such Python or Node.js,
+    or pip or npm cannot install the versions.
     """
+    if lock.node:
+        return _node_toolchain(lock)
     python, site = interpreter(lock.python), installed(lock)
     roots = [os.path.normpath(os.path.join(workdir, root)) for root in lock.roots]
     fixed = () if python.prefix in ("/usr", "/usr/local") else (python.prefix,)
@@ -93,21 +122,29 @@ def toolchain_of(lock: Lock, workdir: str) -> Toolchain:
     return Toolchain(readonly=(str(site), *fixed), env=env)
 
 
+def _node_toolchain(lock: Lock) -> Toolchain:
+    there = npm.node()
+    if there.version != lock.node:
+        raise UserError(f"there is no Node.js {lock.node} here, but {there.version}; put it in PATH")
+    packages, base = str(installed(lock) / "node_modules"), python_toolchain()
+    fixed = () if there.prefix in ("/usr", "/usr/local") else (there.prefix,)
+    path = f"{packages}/.bin:{Path(there.program).parent}:{base.env['PATH']}"
+    env = base.env | {"PATH": path, "NODE_PATH": packages, "NODE_OPTIONS": f"--import=file://{packages}/{npm.HOOK}"}
+    return Toolchain(readonly=(packages, *base.readonly, *fixed), env=env)
+
+
 def installed(lock: Lock) -> Path:
-    """Return the directory of a lock, made if it is not there. Raises `UserError` quoting pip."""
+    """Return the directory of a lock, made if it is not there. Raises `UserError` quoting pip or npm."""
     target = _environments() / lock.key
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
     try:
-        if lock.packages:
-            _pip(lock.python, ["--no-deps", *lock.packages], scratch)
-        if lock.name:
-            _name(lock, scratch)
-        python = interpreter(lock.python).program
-        compiling = [python, "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(scratch)]
-        subprocess.run(compiling, capture_output=True, check=False)  # what does not compile is never imported
+        if lock.node:
+            npm.install(lock.npm, scratch)
+        else:
+            _install(lock, scratch)
         scratch.chmod(0o755)
         try:
             os.rename(scratch, target)
@@ -117,6 +154,16 @@ def installed(lock: Lock) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _install(lock: Lock, scratch: Path) -> None:
+    if lock.packages:
+        _pip(lock.python, ["--no-deps", *lock.packages], scratch)
+    if lock.name:
+        _name(lock, scratch)
+    python = interpreter(lock.python).program
+    compiling = [python, "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(scratch)]
+    subprocess.run(compiling, capture_output=True, check=False)  # what does not compile is never imported
 
 
 @cache
@@ -153,7 +200,7 @@ def resolve(python: str, wanted: Wanted, *, without: str) -> tuple[tuple[str, ..
 
 def _backports(python: str) -> list[str]:
     """Return what older Pythons need in place of newer modules: pip looks at its own Python to find out."""
-    if python == f"{sys.version_info.major}.{sys.version_info.minor}":
+    if python == own_python():
         return []
     return [name for name, since in _BACKPORTS.items() if int(python.partition(".")[2]) < since]
 
@@ -167,7 +214,7 @@ def named(requirement: str) -> str:
 @cache
 def interpreter(version: str) -> Interpreter:
     """Return the Python of a version such as "3.11". Raises `UserError` if this machine has none."""
-    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    own = own_python()
     if version == own:
         return Interpreter(version=own, program=str(Path(sys.base_prefix) / "bin" / "python3"), prefix=sys.base_prefix)
     if version in (found := _interpreters()):
@@ -177,7 +224,7 @@ def interpreter(version: str) -> Interpreter:
 
 def versions() -> tuple[str, ...]:
     """Return the versions of Python that this machine has, our own first, then the newest."""
-    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    own = own_python()
     others = sorted(_interpreters(), key=lambda v: tuple(map(int, v.split("."))), reverse=True)
     return (own, *(each for each in others if each != own))
 
@@ -209,7 +256,7 @@ def _pip(python: str, arguments: Sequence[str], target: Path, limit_s: float = _
     Where days count (`dated`), directories (as pip's find-links) are not looked at: files tell no day.
     """
     variables = os.environ | (_remote() if dated else {})
-    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    own = own_python()
     other = [] if python == own else ["--python-version", python, "--implementation", "cp"]
     command = [sys.executable, "-m", "pip", "install", "-q", "--only-binary", ":all:", "--no-compile", "--no-input"]
     command += ["--disable-pip-version-check", "--no-warn-conflicts", "--target", str(target), *other, *arguments]

@@ -18,7 +18,7 @@ from threading import Thread
 from palmette.envs import clones
 from palmette.envs.api import Task
 from palmette.envs.brought import brought
-from palmette.envs.locked import installed, read_lock, toolchain_of
+from palmette.envs.locked import installed, lock_of, toolchain_of
 from palmette.envs.toolchain import Toolchain, python_toolchain
 from palmette.envs.tools import PROGRAMS, address_of, programs
 from palmette.errors import UserError
@@ -92,8 +92,8 @@ def _with_room(limits: Limits, task: Task) -> Limits:
 
 def _tools(environment: Path, workdir: str) -> Toolchain:
     """Return what a task sees besides the machine's system: the packages it names, else our Python and pytest."""
-    lock = environment / "python.json"
-    return toolchain_of(read_lock(lock), workdir) if lock.is_file() else python_toolchain()
+    lock = lock_of(environment)
+    return toolchain_of(lock, workdir) if lock else python_toolchain()
 
 
 async def spec_when_made(
@@ -205,8 +205,8 @@ async def _made(path: Path, directory: Path) -> None:
 def _make(future: Future[Image | None], path: Path, directory: Path) -> None:
     try:
         image = _image(path, directory)
-        if image is None and (path.parent / "python.json").is_file():
-            installed(read_lock(path.parent / "python.json"))
+        if image is None and (lock := lock_of(path.parent)):
+            installed(lock)
         brought(path.parent.parent)  # a task that could not be graded is not begun
         future.set_result(image)
     except BaseException as error:

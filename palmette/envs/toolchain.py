@@ -37,6 +37,11 @@ def python_toolchain() -> Toolchain:
     return Toolchain(readonly=tuple(readonly), env=env)
 
 
+def own_python() -> str:
+    """Return the version of this process's Python, as "3.11"."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
 def _site_packages() -> Path:
     """Return a directory that holds the pytest of this environment and what it needs, made atomically."""
     versions = [f"{name}{importlib.metadata.version(name)}" for name in _DISTRIBUTIONS]

@@ -14,7 +14,7 @@ from pathlib import Path
 from palmette.envs.locked import Lock
 from palmette.envs.swe.real.bench import Bench, read_tree
 from palmette.envs.swe.real.built import Built, Report, seal_all
-from palmette.envs.swe.real.fetch import fetch
+from palmette.envs.swe.real.fetch import NPM, fetch
 from palmette.envs.swe.real.languages import LANGUAGES
 from palmette.envs.swe.real.project import Language, Project, Result, Run
 from palmette.envs.swe.real.releases import older_release
@@ -41,7 +41,8 @@ async def build_project(what: str, host: Host) -> Built:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     built = await measure(host, language, project, files)
-    version, older = await asyncio.to_thread(older_release, project.name, project.version) if released else ("", {})
+    name = re.sub(r"@[^/]*$", "", what) if what.startswith(NPM) else project.name
+    version, older = await asyncio.to_thread(older_release, name, project.version) if released else ("", {})
     took_s = round(time.monotonic() - began_s, 2)
     report = replace(built.report, build_s=took_s, provenance=source.provenance)
     return replace(built, report=report, older=older, older_version=version)
@@ -69,7 +70,7 @@ def _discovered(tree: Path, what: str) -> tuple[Language, Project]:
         if project := language.discover(tree):
             return language, project
     raise UserError(
-        f"{what}: no modules with tests of {' or '.join(LANGUAGES)} in it (an sdist may leave its tests out)"
+        f"{what}: no modules with tests of {' or '.join(LANGUAGES)} in it (a published package may leave its tests out)"
     )
 
 

@@ -1,8 +1,8 @@
-"""Gets the files of a project: a directory or git checkout, an sdist on disk, or a release of any package by its name.
+"""Gets the files of a project: a directory or git checkout, an archive on disk, or a release of a package by its name.
 
-A release is found and downloaded with pip's own configuration (index, certificates, keys), but not by ``pip download``:
-that runs the package's build script to learn its dependencies, here, and we do not run strangers' code outside of a
-sandbox.
+Packages of npm's are called npm:NAME[@VERSION]; npm itself gets those. A release of PyPI's is found and downloaded with
+pip's own configuration (index, certificates, keys), but not by ``pip download``: that runs the package's build script
+to learn its dependencies, here, and we do not run strangers' code outside of a sandbox.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from palmette.envs import npm
 from palmette.errors import UserError
 
+NPM = "npm:"
 _MOST_BYTES, _MOST_FILES = 200 << 20, 20_000
 _FETCH_S = 300.0
 
@@ -57,7 +59,7 @@ class Source:
 
 
 def fetch(what: str, into: Path) -> Source:
-    """Unpack ``NAME[==VERSION]``, an sdist or a directory into the directory `into`.
+    """Unpack ``NAME[==VERSION]``, ``npm:NAME[@VERSION]``, an archive or a directory into the directory `into`.
 
     Raises `UserError` when there is no such thing, or when it is too large or leads out of its place.
     """
@@ -67,23 +69,42 @@ def fetch(what: str, into: Path) -> Source:
         return Source(path=into, provenance=f"directory {path.name}")
     if path.is_file():
         _unpack(path, into)
-        return Source(path=into, provenance=f"sdist {path.name}")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(\s*[=<>!~]=?.*)?", what):
-        raise UserError(f"{what}: no such file or directory, and no name of a package such as attrs==23.1.0")
+        return Source(path=into, provenance=f"{_kind(path)} {path.name}")
+    from_npm = what.startswith(NPM)
+    if not from_npm and not re.fullmatch(r"[A-Za-z0-9][\w.-]*(\s*[=<>!~]=?.*)?", what):
+        raise UserError(
+            f"{what}: no such file or directory, and no name of a package such as attrs==23.1.0 or npm:ms@2.1.3"
+        )
     into.parent.mkdir(parents=True, exist_ok=True)
     downloads = into.parent / f".{into.name}.download"
     downloads.mkdir(exist_ok=True)
     try:
-        archive = Path(_pip(what, str(downloads)))
+        archive = _from_npm(what, downloads) if from_npm else Path(_pip(what, str(downloads)))
         _unpack(archive, into)
-        return Source(path=into, provenance=f"sdist {archive.name}")
+        return Source(path=into, provenance=f"{_kind(archive)} {archive.name}")
     finally:
         shutil.rmtree(downloads, ignore_errors=True)
 
 
 def releases(name: str) -> list[str]:
-    """Return the versions of a package that have an sdist, oldest first. Raises `UserError`."""
-    return _pip(name, "", "list").split()
+    """Return the versions of a package that have an sdist, or are npm's, oldest first. Raises `UserError`."""
+    return npm.releases(name.removeprefix(NPM)) if name.startswith(NPM) else _pip(name, "", "list").split()
+
+
+def release(name: str, version: str) -> str:
+    """Return what `fetch` calls a version of a package."""
+    return f"{name}@{version}" if name.startswith(NPM) else f"{name}=={version}"
+
+
+def _kind(archive: Path) -> str:
+    return "npm package" if archive.suffix == ".tgz" else "sdist"
+
+
+def _from_npm(what: str, into: Path) -> Path:
+    found = re.fullmatch(r"(@?[^@]+)(?:@([\w.^~+-]+))?", what.removeprefix(NPM))
+    if not found or not npm.named(found[1]):
+        raise UserError(f"{what}: no name of a package of npm's, such as npm:ms@2.1.3 or npm:@scope/name")
+    return npm.download(found[1], found[2] or "", into)
 
 
 def _pip(*arguments: str) -> str:
@@ -120,7 +141,7 @@ def _unpack(archive: Path, into: Path) -> None:
         raise UserError(f"{archive}: not an archive that can be unpacked: {error}") from None
     tops = {name.split("/")[0] for name in files}
     if len(tops) != 1:
-        raise UserError(f"{archive}: an sdist has one directory at its top, this has {len(tops)}")
+        raise UserError(f"{archive}: such an archive has one directory at its top, this has {len(tops)}")
     for name, data in files.items():
         below = name.split("/")[1:]
         if not below or ".." in below or name.startswith("/"):

@@ -23,7 +23,8 @@ else:
     from palmette.envs import judge
 
 _LOADED = ("conftest.py", "sitecustomize.py", "usercustomize.py", "pytest.ini", ".pytest.ini", "tox.ini", "setup.cfg")
-_LOADED_ENDS = (".pth", ".egg-info", ".dist-info", ".so", ".pyc")
+_LOADED += ("__pycache__", "node_modules", "package.json")
+_LOADED_ENDS = (".pth", ".egg-info", ".dist-info", ".so", ".pyc", ".node")
 _hidden: dict = {}
 
 
@@ -45,7 +46,7 @@ def main() -> None:
 def _suite(check: dict) -> None:
     """Tests see what they saw with the reference: {argv, variables, given, tests: {id: digest}, gone, known, roots}."""
     _restore(check)
-    site = os.environ.get("PYTHONPATH", "").rpartition(":")[2]
+    site = os.environ.get("NODE_PATH") or os.environ.get("PYTHONPATH", "").rpartition(":")[2]
     given = dict(check["given"], path=[site if entry == "@site" else entry for entry in check["given"]["path"]])
     variables = ["PATH=" + os.environ.get("PATH", os.defpath), *check["variables"]]
     argv = ["env", "-i", *variables, *(_hidden[""] if word == "@runner" else word for word in check["argv"])]
@@ -91,7 +92,7 @@ def _unwanted(path: str, place: str, name: str, below: str, check: dict) -> bool
     kind = os.lstat(path).st_mode
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
         return True
-    if place in check["gone"] or name in _LOADED or name.endswith(_LOADED_ENDS) or name == "__pycache__":
+    if place in check["gone"] or name in _LOADED or name.endswith(_LOADED_ENDS):
         return True
     return below in check["roots"] and place not in check["known"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from palmette.envs.swe.real.javascript import JavaScript
 from palmette.envs.swe.real.project import Language
 from palmette.envs.swe.real.python import Python
 
-LANGUAGES: dict[str, Language] = {"python": Python()}
+LANGUAGES: dict[str, Language] = {"python": Python(), "javascript": JavaScript()}

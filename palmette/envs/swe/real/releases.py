@@ -15,7 +15,7 @@ from packaging.version import InvalidVersion, Version
 from palmette.envs.swe.real.bench import read_tree
 from palmette.envs.swe.real.bugs import Candidate, calling_into, of_library
 from palmette.envs.swe.real.built import Built
-from palmette.envs.swe.real.fetch import fetch, releases
+from palmette.envs.swe.real.fetch import fetch, release, releases
 from palmette.errors import UserError
 
 _NEAR = 3  # lines; changes that are no farther apart are one hunk
@@ -23,7 +23,7 @@ _MOST_HUNKS = 60
 
 
 def older_release(name: str, version: str) -> tuple[str, dict[str, bytes]]:
-    """Return the release before `version` that has an sdist, and its files; ("", {}) where there is none."""
+    """Return the release before `version` that can be had, and its files; ("", {}) where there is none."""
     try:
         this = Version(version)
         before = [each for each in releases(name) if Version(each) < this and not Version(each).is_prerelease]
@@ -34,7 +34,7 @@ def older_release(name: str, version: str) -> tuple[str, dict[str, bytes]]:
     last = max(before, key=Version)
     scratch = Path(tempfile.mkdtemp(prefix="palmette-release-"))
     try:
-        return last, read_tree(fetch(f"{name}=={last}", scratch / "older").path)
+        return last, read_tree(fetch(release(name, last), scratch / "older").path)
     except UserError:
         return "", {}
     finally:

@@ -62,7 +62,7 @@ def draft_of(
         test_files=tests_of(built, bug, sealed),
         steps=steps,
         solution="" if steps else applying(patch, WORKDIR),
-        kept={"environment/python.json": built.lock.text()} if project.language == "python" else {},
+        kept={f"environment/{built.lock.file}": built.lock.text()},
         dockerfile=f"FROM scratch\nWORKDIR {WORKDIR}\nCOPY files/ {WORKDIR}/\n",
         tier=tier,
         split=split or split_of(project.name),
