@@ -32,7 +32,10 @@ def tasks_build(
 
 @tasks_app.command("repo")
 def tasks_repo(
-    projects: Annotated[list[str], typer.Argument(metavar="PROJECT...", help="NAME[==VERSION], sdist or directory.")],
+    projects: Annotated[
+        list[str],
+        typer.Argument(metavar="PROJECT...", help="NAME[==VERSION], npm:NAME[@VERSION], archive or directory."),
+    ],
     out: Annotated[Path, typer.Option(metavar="ENVS", help="Where to keep built projects.")],
     sandbox: Annotated[str, typer.Option(help="Host of the sandboxes.")] = "namespace",
     json: Json = False,
