@@ -18,7 +18,7 @@ from threading import Thread
 from palmette.envs import clones
 from palmette.envs.api import Task
 from palmette.envs.brought import brought
-from palmette.envs.locked import installed, lock_of, toolchain_of
+from palmette.envs.locked import installed, lock_of, read_lock, toolchain_of
 from palmette.envs.toolchain import Toolchain, python_toolchain
 from palmette.envs.tools import PROGRAMS, address_of, programs
 from palmette.errors import UserError
