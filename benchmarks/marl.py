@@ -6,7 +6,8 @@
 Rows are ``{game, method, seed, score, comm_rate, messages, env_steps, updates, minutes}``: the score (share won, or
 mean return) is the mean of the last three greedy tests, minutes are of processor time in one thread. ``random`` runs at
 the rate that t2mac_plus ended with under the same seed. With --json, rows are written as they come and those that are
-there are not run again, so it may be stopped and started. With --models, trained agents stay there as
+there are not run again, so it may be stopped and started (what was under way is lost: a seed is written when it ends).
+All seeds of a game and method train side by side, as each would alone. With --models, trained agents stay there as
 ``GAME/METHOD-SEED.safetensors``, for `benchmarks/marl_trust.py`. Every method is our re-implementation, untuned.
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from palmette.marl.cohort import Cohort
 from palmette.marl.comm.names import METHODS
 from palmette.marl.envs.hallway import clock_bar
 from palmette.marl.recipe import MarlRecipe
-from palmette.marl.training import Training
+from palmette.marl.training import Measured, Training
 from palmette.run import write_atomic
 
 Row = dict[str, Any]
@@ -77,49 +79,53 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     rows: list[Row] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
-    for game, seed, method in _plan(options.games, options.seeds, options.methods):
-        if any((row["game"], row["seed"], row["method"]) == (game, seed, method) for row in rows):
-            continue
-        trained = train(game, method, seed, rows, steps=options.steps)
-        if trained is None:
-            continue
-        row, agents = trained
-        if options.models:
-            write_atomic(options.models / game / f"{method}-{seed}.safetensors", to_bytes(agents))
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-        if options.json:
-            write_atomic(options.json, json.dumps(rows, indent=1) + "\n")
+    for game, method in _plan(options.games, options.methods):
+        there = {row["seed"] for row in rows if (row["game"], row["method"]) == (game, method)}
+        for row, agents in train(game, method, set(range(options.seeds)) - there, rows, steps=options.steps):
+            if options.models:
+                write_atomic(options.models / game / f"{method}-{row['seed']}.safetensors", to_bytes(agents))
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            if options.json:
+                write_atomic(options.json, json.dumps(rows, indent=1) + "\n")
     show([row for row in rows if row["game"] in options.games])
 
 
 def train(
-    game: str, method: str, seed: int, rows: Iterable[Row], *, steps: int | None = None
-) -> tuple[Row, dict[str, Tensor]] | None:
-    """Return the row of one training and the agents; None where the method does not apply (no oracle in the game)."""
-    settings: dict[str, Any] = {**GAMES[game], "method": method, "seed": seed, "kind": "marl"}
+    game: str, method: str, seeds: Iterable[int], rows: Iterable[Row], *, steps: int | None = None
+) -> Iterator[tuple[Row, dict[str, Tensor]]]:
+    """Yield the row of each training and its agents; none where the method does not apply (no oracle in the game)."""
+    settings: dict[str, Any] = {**GAMES[game], "method": method, "kind": "marl"}
     if steps:
         settings["steps"] = steps
-    if method == "random":
-        rates = [r["comm_rate"] for r in rows if (r["game"], r["seed"], r["method"]) == (game, seed, "t2mac_plus")]
-        if rates:
-            settings["random"] = {"rate": rates[0]}
-    recipe = MarlRecipe.model_validate(settings)
-    if method == "oracle" and recipe.game != "scout":
-        return None
-    training = Training(recipe, seed)
-    every = max(recipe.steps // recipe.test.times, 1)
-    tests = []
-    while not training.finished:
-        before = training.env_steps
-        training.advance()
-        if before // every != training.env_steps // every or training.finished:
-            tests.append(training.measure())
+    if method == "oracle" and settings["game"] != "scout":
+        return
+    rates = {r["seed"]: r["comm_rate"] for r in rows if (r["game"], r["method"]) == (game, "t2mac_plus")}
+    trainings = []
+    for seed in sorted(seeds):
+        matched = {"random": {"rate": rates[seed]}} if method == "random" and seed in rates else {}
+        trainings.append(Training(MarlRecipe.model_validate({**settings, **matched, "seed": seed}), seed))
+    if not trainings:
+        return
+    cohort = Cohort(trainings)
+    every = max(trainings[0].recipe.steps // trainings[0].recipe.test.times, 1)
+    tests: dict[int, list[Measured]] = {training.seed: [] for training in trainings}
+    while left := cohort.unfinished:
+        before = [training.env_steps for training in left]
+        cohort.advance()
+        for training, begun in zip(left, before, strict=True):
+            if begun // every != training.env_steps // every or training.finished:
+                tests[training.seed].append(training.measure())
+            if training.finished:
+                yield _row(game, method, training, tests[training.seed]), training.weights()
+
+
+def _row(game: str, method: str, training: Training, tests: list[Measured]) -> Row:
     last = tests[-3:]
-    row = {
+    return {
         "game": game,
         "method": method,
-        "seed": seed,
+        "seed": training.seed,
         "score": round(statistics.fmean(each.score for each in last), 4),
         "comm_rate": round(statistics.fmean(each.comm_rate for each in last), 4),
         "messages": round(statistics.fmean(each.messages for each in last), 3),
@@ -128,7 +134,6 @@ def train(
         "minutes": round(training.seconds / 60, 2),
         "curve": [round(each.score, 3) for each in tests],
     }
-    return row, training.weights()
 
 
 def show(rows: list[Row]) -> None:
@@ -171,13 +176,12 @@ def bootstrap(values: list[float], draws: int = 2000) -> tuple[float, float]:
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def _plan(games: list[str], seeds: int, methods: list[str]) -> Iterable[tuple[str, int, str]]:
-    """Yield (game, seed, method), t2mac_plus before random, whose rate it sets."""
+def _plan(games: list[str], methods: list[str]) -> Iterable[tuple[str, str]]:
+    """Yield (game, method), t2mac_plus before random, whose rate it sets."""
     ordered = [method for method in methods if method != "random"] + [m for m in methods if m == "random"]
     for game in games:
-        for seed in range(seeds):
-            for method in ordered:
-                yield game, seed, method
+        for method in ordered:
+            yield game, method
 
 
 if __name__ == "__main__":

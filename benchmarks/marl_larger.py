@@ -53,9 +53,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         if options.quick:
             options.models, options.episodes = Path(scratch), 64
-            trained = train(TRAINED, "t2mac_plus", 0, [], steps=2000)
-            assert trained is not None
-            write_atomic(options.models / TRAINED / "t2mac_plus-0.safetensors", to_bytes(trained[1]))
+            for _, agents in train(TRAINED, "t2mac_plus", [0], [], steps=2000):
+                write_atomic(options.models / TRAINED / "t2mac_plus-0.safetensors", to_bytes(agents))
         if not options.models or not (options.models / TRAINED).is_dir():
             parser.error(f"--models DIR is missing: `python benchmarks/marl.py --games {TRAINED} --models DIR` first")
         rows = list(measure(options.models / TRAINED, options.episodes))

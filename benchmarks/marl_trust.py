@@ -108,9 +108,8 @@ def show(rows: Iterable[Row]) -> None:
 
 def _train_a_little(models: Path) -> None:
     for method in ("tarmac", "t2mac_plus"):
-        trained = train("scout-small", method, 0, [], steps=2000)
-        assert trained is not None
-        write_atomic(models / "scout-small" / f"{method}-0.safetensors", to_bytes(trained[1]))
+        for _, agents in train("scout-small", method, [0], [], steps=2000):
+            write_atomic(models / "scout-small" / f"{method}-0.safetensors", to_bytes(agents))
 
 
 if __name__ == "__main__":

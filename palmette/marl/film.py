@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from palmette.marl.collect import Collector
+from palmette.marl.collect import Collector, Seat
 from palmette.marl.comm.api import Talk
 from palmette.marl.envs.api import Frame
 from palmette.marl.envs.names import open_game
@@ -32,11 +32,9 @@ def film(training: Training) -> dict[str, Any]:
     recipe = training.recipe
     game = open_game(recipe.game, recipe.game_config, batch=_COPIES, seed=20_000 + training.seed)
     shots: list[tuple[Frame, Talk]] = []
-    collector = Collector(game, torch.Generator().manual_seed(training.seed), ids=recipe.learn.ids)
-    played = collector.play(
-        training.learner.agents,
-        epsilon=0.0,
-        open_all=training.open_all,
+    generator = torch.Generator().manual_seed(training.seed)
+    played = Collector(game, ids=recipe.learn.ids).play(
+        Seat(agents=training.learner.agents, generator=generator, open_all=training.open_all),
         watch=lambda frame, talk: shots.append((frame, talk)),
     )
     lengths_E = played.episodes.live_ET.sum(1)

@@ -24,14 +24,12 @@ class Agents(nn.Module):
         self.memory = nn.GRU(hidden, hidden, batch_first=True)
         self.comm: Comm = comm
 
-    def remember(self, inputs_BTNI: Tensor, hidden_BNH: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return (hidden_BTNH, the last hidden_BNH) of T steps; starts from nothing if not told otherwise."""
-        batch, steps, agents, _ = inputs_BTNI.shape
-        sequences_XTH = torch.relu(self.encode(inputs_BTNI)).transpose(1, 2).reshape(batch * agents, steps, -1)
-        start_1XH = None if hidden_BNH is None else hidden_BNH.reshape(1, batch * agents, -1)
-        hidden_XTH, last_1XH = self.memory(sequences_XTH, start_1XH)
-        hidden_BTNH = hidden_XTH.view(batch, agents, steps, -1).transpose(1, 2)
-        return hidden_BTNH, last_1XH.view(batch, agents, -1)
+    def remember(self, inputs_BNI: Tensor, hidden_BNH: Tensor | None = None) -> Tensor:
+        """Return hidden_BNH one step later; starts from nothing if not told otherwise."""
+        batch, agents, _ = inputs_BNI.shape
+        seen_XH = torch.relu(self.encode(inputs_BNI)).flatten(0, 1)
+        before_XH = torch.zeros_like(seen_XH) if hidden_BNH is None else hidden_BNH.flatten(0, 1)
+        return torch.gru_cell(seen_XH, before_XH, *self.memory.all_weights[0]).view(batch, agents, -1)
 
     def remember_rows(self, inputs_RNI: Tensor, count_T: Tensor) -> Tensor:
         """Return hidden_RNH of whole episodes from their beginnings, in rows as `palmette.marl.live.Live` has them."""

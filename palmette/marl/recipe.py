@@ -43,7 +43,8 @@ class MarlRecipe(BaseModel):
     kind: Literal["marl"] = "marl"
     name: str = Field(default="marl", min_length=1, description="name of the run")
     seed: int = Field(default=0, ge=0, description="the first seed; everything random follows from it")
-    seeds: int = Field(default=1, ge=1, description="trainings, one after the other, each with the next seed")
+    seeds: int = Field(default=1, ge=1, description="trainings, each with the next seed")
+    together: int = Field(default=5, ge=1, description="seeds that train side by side: the same result, less work")
     threads: int = Field(default=1, ge=0, description="threads of torch; 0 leaves it to torch")
     steps: int = Field(default=300_000, ge=1, description="environment steps of a training, at least")
     game: str = Field(default="scout", description=f"one of {', '.join(GAMES)}; its section configures it")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from palmette.errors import UserError
 from palmette.marl.channel import Channel
-from palmette.marl.collect import Collector, Played
+from palmette.marl.collect import Collector, Played, Seat
 from palmette.marl.envs.names import open_game
 from palmette.marl.recipe import MarlRecipe
 from palmette.marl.training import Measured, Training, measured
@@ -90,8 +90,9 @@ class Team:
     ) -> Played:
         seed = 10_000 + self.seed + 1000 * batch  # batch 0 is what training measures itself on
         game = open_game(self.recipe.game, self.recipe.game_config, batch=episodes, seed=seed)
-        collector = Collector(game, generator, ids=self.recipe.learn.ids)
-        return collector.play(self._agents, epsilon=0.0, channel=channel, hears_BN=hears_BN, trust_N=trust_N)
+        seat = Seat(agents=self._agents, generator=generator)
+        collector = Collector(game, ids=self.recipe.learn.ids)
+        return collector.play(seat, channel=channel, hears_BN=hears_BN, trust_N=trust_N)
 
     def _returns(self, played: Played) -> Tensor:
         return played.won_E.float() if self._spec.score == "won" else played.episodes.reward_ET.sum(1)

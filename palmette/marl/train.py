@@ -1,4 +1,4 @@
-"""Runs a recipe of kind ``marl``: one training a seed, measured all along; may be interrupted and resumed.
+"""Runs a recipe of kind ``marl``: one training a seed, several side by side, measured all along; it may be resumed.
 
 Stages are ``train/seed_N``; the network of each is ``models/seed_N/agents.safetensors``, an episode of it
 ``films/seed_N.json``.
@@ -10,7 +10,7 @@ import asyncio
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +21,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
+from palmette.marl.cohort import Cohort
 from palmette.marl.envs.hallway import clock_bar
 from palmette.marl.film import film
 from palmette.marl.recipe import MarlRecipe
@@ -34,9 +35,10 @@ _LAST = 3  # measurements whose mean is the result
 async def train_marl(recipe: MarlRecipe, run: RunDir) -> None:
     """Train every seed that has not finished; interrupted ones go on from where they stood. Raises `UserError`."""
     with _threads(recipe.threads):
-        for seed in range(recipe.seed, recipe.seed + recipe.seeds):
-            if not run.stage_done(_stage(seed)):
-                await _train(recipe, run, seed)
+        seeds = range(recipe.seed, recipe.seed + recipe.seeds)
+        left = [seed for seed in seeds if not run.stage_done(_stage(seed))]
+        for first in range(0, len(left), recipe.together):
+            await _train(recipe, run, left[first : first + recipe.together])
     if not run.stage_done("result"):
         run.finish_stage("result", result(recipe, run))
     Console().print(_said(recipe, run.stage_summary("result")), highlight=False, soft_wrap=True)
@@ -56,32 +58,51 @@ def result(recipe: MarlRecipe, run: RunDir) -> dict[str, Any]:
     return found
 
 
-async def _train(recipe: MarlRecipe, run: RunDir, seed: int) -> None:
-    training, stage = Training(recipe, seed), _stage(seed)
-    saved = run.path / "checkpoints" / f"{stage}.safetensors"
+async def _train(recipe: MarlRecipe, run: RunDir, seeds: Sequence[int]) -> None:
+    """Train some seeds side by side, each to its end."""
+    trainings = [_opened(recipe, run, seed) for seed in seeds]
+    cohort = Cohort(trainings)
+    every = max(recipe.steps // recipe.test.times, 1)
+    clock = {seed: (time.monotonic(), training.env_steps) for seed, training in zip(seeds, trainings, strict=True)}
+    words = _words(recipe)
+    name = _stage(seeds[0]) if len(seeds) == 1 else f"train/{len(seeds)} seeds"
+    already = sum(training.env_steps for training in trainings)
+    with Progress(name, recipe.steps * len(seeds), "steps", done=already) as bar:
+        try:
+            while left := cohort.unfinished:
+                before = [training.env_steps for training in left]
+                rows = await _to_end(cohort.advance)
+                for training, steps in zip(left, before, strict=True):
+                    if steps // every != training.env_steps // every or training.finished:
+                        measured = await _to_end(training.measure)
+                        wrote_s, begun = clock[training.seed]
+                        rate = (training.env_steps - begun) / max(time.monotonic() - wrote_s, 1e-9)
+                        clock[training.seed] = time.monotonic(), training.env_steps
+                        numbers = {training.spec.score_name: measured.score, **asdict(measured), **rows[training.seed]}
+                        numbers |= {"cpu_s": training.seconds, "env_steps_s": rate}
+                        run.metrics(_stage(training.seed), training.env_steps, **numbers)
+                        shown = {"links": measured.comm_rate, "steps/s": rate * len(left)}
+                        words |= {training.spec.score_name: measured.score, **shown}
+                    if training.finished:
+                        _finish(training, run, _stage(training.seed), _saved(run, training.seed))
+                bar.update(sum(training.env_steps for training in left) - sum(before), **words)
+        except asyncio.CancelledError:
+            for training in cohort.trainings:
+                if not run.stage_done(_stage(training.seed)):
+                    _save(training, _saved(run, training.seed))
+            raise
+
+
+def _opened(recipe: MarlRecipe, run: RunDir, seed: int) -> Training:
+    """Return a training where it stopped, or at its beginning."""
+    training, saved = Training(recipe, seed), _saved(run, seed)
     if saved.is_file():
         training.load_state(load_file(saved))
-    every = max(recipe.steps // recipe.test.times, 1)
-    wrote_s, begun = time.monotonic(), training.env_steps
-    words = _words(recipe)
-    with Progress(stage, recipe.steps, "steps", done=training.env_steps) as bar:
-        try:
-            while not training.finished:
-                before = training.env_steps
-                row = await _to_end(training.advance)
-                if before // every != training.env_steps // every or training.finished:
-                    measured = await _to_end(training.measure)
-                    spent_s = time.monotonic() - wrote_s
-                    rate = (training.env_steps - begun) / max(spent_s, 1e-9)
-                    wrote_s, begun = time.monotonic(), training.env_steps
-                    numbers = {training.spec.score_name: measured.score, **asdict(measured), **row}
-                    run.metrics(stage, training.env_steps, **numbers, cpu_s=training.seconds, env_steps_s=rate)
-                    words |= {training.spec.score_name: measured.score, "links": measured.comm_rate, "steps/s": rate}
-                bar.update(training.env_steps - before, **words)
-        except asyncio.CancelledError:
-            _save(training, saved)
-            raise
-    _finish(training, run, stage, saved)
+    return training
+
+
+def _saved(run: RunDir, seed: int) -> Path:
+    return run.path / "checkpoints" / f"{_stage(seed)}.safetensors"
 
 
 def _finish(training: Training, run: RunDir, stage: str, saved: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palmette.marl.collect import Collector, Played
+from palmette.marl.collect import Collector, Played, Seat
 from palmette.marl.comm.api import Sizes
 from palmette.marl.comm.names import open_method
 from palmette.marl.envs.api import Spec
@@ -62,7 +62,7 @@ class Training:
             torch.manual_seed(seed)
             comm = open_method(recipe.method, sizes, recipe.method_config)
             self.learner: Learner = open_learner(spec, comm, recipe.mixer, config, self._generator)
-        self._collector = Collector(self.game, self._generator, ids=config.ids)
+        self._collector = Collector(self.game, ids=config.ids)
         self.buffer = Buffer(config.buffer)
         self.env_steps = 0
         self.seconds = 0.0  # of this process's time, measuring included
@@ -87,8 +87,20 @@ class Training:
     def advance(self) -> dict[str, float]:
         """Play a batch of episodes and do the updates that its steps are worth; return what is known now."""
         start_s = time.process_time()
+        played = self._collector.play(self.seat)
+        self.seconds += time.process_time() - start_s
+        return self.learn(played)
+
+    @property
+    def seat(self) -> Seat:
+        """The network as it plays now."""
+        agents = self.learner.agents
+        return Seat(agents=agents, generator=self._generator, epsilon=self.epsilon, open_all=self.open_all)
+
+    def learn(self, played: Played) -> dict[str, float]:
+        """Keep what `seat` has played and do the updates that its steps are worth; return what is known now."""
+        start_s = time.process_time()
         config = self.recipe.learn
-        played = self._collector.play(self.learner.agents, epsilon=self.epsilon, open_all=self.open_all)
         self.buffer.add(played.episodes)
         self.env_steps += played.episodes.steps
         if len(self.buffer) >= min(_FIRST_EPISODES, self.buffer.capacity):
@@ -104,8 +116,8 @@ class Training:
         episodes = episodes or self.recipe.test.episodes
         game = open_game(self.recipe.game, self.recipe.game_config, batch=episodes, seed=10_000 + self.seed)
         generator = torch.Generator().manual_seed(self.seed)
-        collector = Collector(game, generator, ids=self.recipe.learn.ids)
-        played: Played = collector.play(self.learner.agents, epsilon=0.0, open_all=self.open_all, **play)
+        seat = Seat(agents=self.learner.agents, generator=generator, open_all=self.open_all)
+        played = Collector(game, ids=self.recipe.learn.ids).play(seat, **play)
         self.seconds += time.process_time() - start_s
         return measured(played, self.spec)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from palmette.marl.collect import Collector
+from palmette.marl.collect import Collector, Seat
 from palmette.marl.comm.api import Sizes
 from palmette.marl.comm.names import METHODS, open_method
 from palmette.marl.envs.hallway import Hallway, HallwayConfig
@@ -20,15 +20,19 @@ SMALL = LearnConfig(hidden=16, parallel=8, batch=8)
 
 
 def started(method="t2mac_plus", game=None, *, mixer="qmix", config=SMALL, seed=0, settings=None):
-    """A learner and a few random episodes."""
+    """A learner, what plays more episodes with it, and a few random ones."""
     game = game or Scout(ScoutConfig(size=5, limit=6), batch=8, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     spec = game.spec
     sizes = Sizes(agents=spec.agents, actions=spec.actions, hidden=config.hidden, state=spec.state_size)
     learner = open_learner(spec, open_method(method, sizes, settings), mixer, config, generator)
-    collector = Collector(game, generator, ids=config.ids)
-    return learner, collector, collector.play(learner.agents, epsilon=1.0).episodes.cut()
+    collector = Collector(game, ids=config.ids)
+
+    def play(epsilon):
+        return collector.play(Seat(agents=learner.agents, generator=generator, epsilon=epsilon)).episodes
+
+    return learner, play, play(1.0).cut()
 
 
 def short_episodes():
@@ -147,7 +151,8 @@ def test_rows_are_what_whole_sequences_remember():
     learner, _, episodes = started("none", short_episodes())
     live = Live.of(episodes.live_ET)
     inputs_EUNI = episodes.inputs(actions=3, ids_NK=torch.eye(2))
-    hidden_EUNH, _ = learner.agents.remember(inputs_EUNI)
+    seen_EUNH = torch.relu(learner.agents.encode(inputs_EUNI))
+    hidden_EUNH = torch.stack([learner.agents.memory(seen_EUNH[:, :, agent])[0] for agent in range(2)], 2)
     hidden_RNH = learner.agents.remember_rows(live.rows(inputs_EUNI), live.count_T)
     assert len(hidden_RNH) == episodes.steps < episodes.live_ET.numel()
     torch.testing.assert_close(hidden_RNH, live.rows(hidden_EUNH), rtol=1e-5, atol=1e-6)
@@ -213,8 +218,8 @@ def test_a_gate_learns_what_its_labels_say():
 def test_what_the_learner_sees_is_what_was_played():
     """Hidden states of whole episodes in one call are those of step by step, in every copy."""
     game = Hallway(HallwayConfig(lengths=(2, 3), slack=2), batch=8, seed=2)
-    learner, collector, _ = started("full", game, config=SMALL.model_copy(update={"ids": "none"}))
-    episodes = collector.play(learner.agents, epsilon=0.0).episodes
+    learner, play, _ = started("full", game, config=SMALL.model_copy(update={"ids": "none"}))
+    episodes = play(0.0)
     talk, _ = learner._look(episodes, Live.of(episodes.live_ET), False)
     greedy_ETN = torch.zeros_like(episodes.action_ETN)
     live = Live.of(episodes.live_ET)
@@ -223,12 +228,11 @@ def test_what_the_learner_sees_is_what_was_played():
 
 
 def test_the_buffer_keeps_the_latest():
-    _, collector, _ = started()
-    learner, _, _ = started()
+    _, play, _ = started()
     buffer = Buffer(20)
     rewards = []
     for _ in range(4):
-        episodes = collector.play(learner.agents, epsilon=1.0).episodes
+        episodes = play(1.0)
         rewards.append(episodes.state_EUS[:, 0])
         buffer.add(episodes)
     assert len(buffer) == 20

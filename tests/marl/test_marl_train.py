@@ -1,6 +1,7 @@
 """Recipes of kind marl, from a file to a finished run; stopping and going on; and what a user may get wrong."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from palmette.errors import UserError
-from palmette.marl.collect import Collector
+from palmette.marl.cohort import Cohort
+from palmette.marl.collect import Collector, Seat
 from palmette.marl.comm.api import Sizes
 from palmette.marl.comm.names import METHODS, open_method
 from palmette.marl.envs.names import GAMES
@@ -85,7 +87,7 @@ def test_a_reward_that_is_not_a_number_is_one_line():
     sizes = Sizes(agents=spec.agents, actions=spec.actions, hidden=8, state=spec.state_size)
     agents = Agents(inputs=spec.obs_size + spec.actions, hidden=8, comm=open_method("none", sizes))
     with pytest.raises(UserError, match="the game scout gave a reward that is not a number at step 3"):
-        Collector(game, torch.Generator(), ids="none").play(agents, epsilon=1.0)
+        Collector(game, ids="none").play(Seat(agents=agents, generator=torch.Generator(), epsilon=1.0))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_the_rate_counts_live_steps_only():
 
 def test_what_was_counted_is_what_the_game_says():
     training = Training(small(), 3)
-    played = training._collector.play(training.learner.agents, epsilon=1.0)
+    played = training._collector.play(replace(training.seat, epsilon=1.0))
     assert played.episodes.steps == int(played.episodes.live_ET.sum())
     won_E = (played.episodes.reward_ET >= 5).any(1)
     assert abs(played.won - float(won_E.float().mean())) < 1e-6
@@ -139,6 +141,39 @@ def test_a_state_goes_on_as_if_nothing_had_happened(method):
     ours, theirs = straight.state(), second.state()
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if name != "seconds" and not torch.equal(ours[name], theirs[name])] == []
+
+
+@pytest.mark.parametrize("method", ["t2mac_plus", "random", "maic"])
+def test_a_seed_learns_the_same_whoever_trains_beside_it(method):
+    recipe = small(
+        method=method,
+        game="hallway",  # episodes of many lengths: who is ready early waits without drawing
+        hallway={"lengths": [2, 3], "slack": 1},
+        learn={**SMALL["learn"], "buffer": 200, "update_every": 30},
+        t2mac_plus={"gate": "random"},
+        steps=240,
+    )
+    alone = [Training(recipe, seed) for seed in (3, 4, 5)]
+    rows = []
+    for training in alone:
+        while not training.finished:
+            row = training.advance()
+        rows.append(row)
+    cohort = Cohort([Training(recipe, seed) for seed in (3, 4, 5)])
+    last = {}
+    while cohort.unfinished:
+        last |= cohort.advance()
+    for training, its, row in zip(alone, cohort.trainings, rows, strict=True):
+        assert last[training.seed] == row
+        assert training.learner.updates > 4
+        ours, theirs = training.state(), its.state()
+        assert [name for name in ours if name != "seconds" and not torch.equal(ours[name], theirs[name])] == []
+        assert training.measure() == its.measure()
+
+
+def test_a_cohort_plays_one_game():
+    with pytest.raises(ValueError, match="a cohort plays one game"):
+        Cohort([Training(small(), 0), Training(small(game="hallway"), 1)])
 
 
 def test_seeds_differ():

@@ -68,8 +68,10 @@ class Smax:
         return self._frame(obs, np.asarray(reward_B))
 
     def _keys(self) -> Any:
-        drawn = int(self.draws.below(torch.tensor([2**31 - 1], device=self.draws.device), 1))
-        return self._jax.random.split(self._jax.random.PRNGKey(drawn), self.batch)
+        sources = self.draws.sources
+        drawn_S = self.draws.below(torch.tensor([2**31 - 1], device=self.draws.device), sources)[:, 0].tolist()
+        keys = [self._jax.random.split(self._jax.random.PRNGKey(each), self.batch // sources) for each in drawn_S]
+        return self._jax.numpy.concatenate(keys)
 
     def _frame(self, seen: dict[str, Any], reward_B: np.ndarray) -> Frame:
         def tensor(value: Any) -> Tensor:
