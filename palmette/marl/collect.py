@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -168,8 +169,9 @@ def _choose(q_BNA: Tensor, avail_BNA: Tensor, seat: Seat) -> Tensor:
 
 def _part(frame: Frame, copies: slice) -> Frame:
     """Return what some copies show."""
-    values = {each.name: getattr(frame, each.name) for each in fields(Frame)}
-    return Frame(**{name: None if value is None else value[copies] for name, value in values.items()})
+    shown = {each.name: getattr(frame, each.name) for each in fields(Frame)}
+    part: dict[str, Any] = {name: None if value is None else value[copies] for name, value in shown.items()}
+    return Frame(**part)
 
 
 def _stack(values: list[Tensor], pad: int) -> Tensor:
