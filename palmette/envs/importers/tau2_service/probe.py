@@ -7,20 +7,17 @@ caller. Printed: {"policy", "tools", "rows": [{"told": [...], "end", "before"} o
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import sys
 from typing import Any
-
-import customer  # type: ignore[import-not-found]
-import desk  # type: ignore[import-not-found]
-import world  # type: ignore[import-not-found]
 
 
 def main() -> None:
     """Try all rows."""
     with open("rows.json", encoding="utf-8") as file:
         asked = json.load(file)
-    environment = world.opened(asked["domain"])
+    environment = importlib.import_module("world").opened(asked["domain"])
     schemas = [tool.openai_schema["function"] for tool in environment.get_tools()]
     told = {"policy": environment.get_policy(), "tools": schemas, "rows": []}
     for each in asked["rows"]:
@@ -34,6 +31,7 @@ def main() -> None:
 def tried(environment: Any, each: dict) -> dict:
     """Return what the steps of a row are answered, and the end before and after them."""
     state = {"environment": environment, "row": each["row"]}
+    desk, world, customer = map(importlib.import_module, ("desk", "world", "customer"))
     counter = desk.Desk(world, state, customer.Customer(each["scenario"]))
     before = counter.end
     told = [
