@@ -70,7 +70,8 @@ def _discovered(tree: Path, what: str) -> tuple[Language, Project]:
         if project := language.discover(tree):
             return language, project
     raise UserError(
-        f"{what}: no modules with tests of {' or '.join(LANGUAGES)} in it (a published package may leave its tests out)"
+        f"{what}: no modules with tests of {' or '.join(LANGUAGES)} in it (a package may leave them out; "
+        "of JavaScript's runners, node:test and the manner of mocha are known)"
     )
 
 
