@@ -25,8 +25,10 @@ from palmette.envs.swe.real.fetch import fetch
 from palmette.envs.swe.real.issue import leaks, phrasings
 from palmette.envs.swe.real.make import make_tasks
 from palmette.envs.swe.real.mutate import mutations
+from palmette.envs.swe.real.project import Result, Run
 from palmette.envs.swe.real.python import Python
 from palmette.envs.swe.real.releases import by_release
+from palmette.envs.swe.real.repair import complaints
 from palmette.envs.swe.real.reproduce import plain, reproduction
 from palmette.envs.swe.real.seal import sealed
 from palmette.errors import UserError
@@ -344,6 +346,16 @@ def test_what_shows_a_bug_is_what_the_test_did_said_as_short_as_a_user_would() -
     for before, subject in (called, held, named):
         compile(f"{before}\n{subject}", "reproduction", "exec")
     assert not plain("<Colour.RED: 1>")
+
+
+def test_an_environment_in_which_all_fails_as_before_is_known_by_what_it_says() -> None:
+    def run(*told: tuple[str, str]) -> Run:
+        return Run(results={str(n): Result(outcome=o, digest="", message=m) for n, (o, m) in enumerate(told)})
+
+    first = run(("error", "not compiled at 0x7f1a2b3c"), ("skipped", ""), ("error", "not compiled at 0x7f1a2b3d"))
+    assert complaints(first) == complaints(run(("error", "not compiled at 0x123456"))) == {"not compiled at 0"}
+    assert complaints(first) != complaints(run(("error", "no module named x")))
+    assert not complaints(run(("error", "not compiled"), ("passed", "")))
 
 
 def test_what_asks_for_truth_alone_is_told_as_such() -> None:

@@ -67,6 +67,7 @@ def attempts(project: Project) -> Generator[Lock, Run, None]:
     times = [(python, before) for python in _pythons(project) for before in (*project.before, "")]
     python, before = times.pop(0)
     tried: dict[Lock, Run] = {}
+    told = frozenset[str]()
     for _ in range(_ROUNDS):
         try:
             packages, dropped = _resolved(project, python, before, pin, wished)
@@ -87,11 +88,14 @@ def attempts(project: Project) -> Generator[Lock, Run, None]:
         )
         run = tried[lock] if lock in tried else (yield lock)
         tried[lock] = run
+        stuck, told = bool(told) and complaints(run) == told, complaints(run)
         more = [wish for wish in _missing(project, run) if wish not in wished and wish not in dropped]
         if more:
             wished += more
-        elif _hopeless(project, run):
+        elif _hopeless(project, run) or (stuck and not times):
             return
+        elif stuck:  # other warnings or another pytest would not help either
+            (python, before), pin, options = times.pop(0), "pytest", ()
         elif not options:
             options = _QUIET
         elif pin == "pytest":
@@ -102,6 +106,14 @@ def attempts(project: Project) -> Generator[Lock, Run, None]:
             (python, before), pin, options = times.pop(0), "pytest", ()
         else:
             return
+
+
+def complaints(run: Run) -> frozenset[str]:
+    """Return what a run in which nothing passed complains of, without numbers; nothing where some test passed."""
+    if any(result.outcome == "passed" for result in run.results.values()):
+        return frozenset()
+    said = [*run.errors.values(), *(result.message for result in run.results.values() if result.message)]
+    return frozenset(re.sub(r"0x[0-9a-f]+|\d+", "0", text[-300:]) for text in said)
 
 
 def _resolved(
