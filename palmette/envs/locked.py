@@ -253,7 +253,7 @@ def _interpreters() -> Mapping[str, Interpreter]:
 def _pip(python: str, arguments: Sequence[str], target: Path, limit_s: float = _PIP_S, *, dated: bool = False) -> None:
     """Have our own pip install into a directory, for another Python if need be; wheels only.
 
-    Where days count (`dated`), directories (as pip's find-links) are not looked at: files tell no day.
+    Where days count (`dated`), directories that pip is told to look in are not looked at: files tell no day.
     """
     variables = os.environ | (_remote() if dated else {})
     own = own_python()
