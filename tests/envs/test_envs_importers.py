@@ -195,12 +195,22 @@ async def test_swe_bench_rows_are_built_from_a_clone_and_judged_test_by_test(tmp
         {**row, "instance_id": "c", "base_commit": "f" * 40},
         {**row, "instance_id": "d", "FAIL_TO_PASS": '["test_double (tests.Case)"]'},
         {**row, "instance_id": "e", "patch": "no diff"},
+        {
+            **row,
+            "instance_id": "f",
+            "patch": row["patch"].replace("-1,2 +1,2", "-1,2 +1,3") + "+MOST = 9\n",
+            "test_patch": row["test_patch"]
+            .replace("pkg.double(2)", "__import__('pkg').double(2)")
+            .replace("@@ -3,3 +3,7 @@\n \n", "@@ -1,5 +1,9 @@\n-import pkg\n+from pkg import MOST, double\n \n \n")
+            .replace("     assert pkg.double(1)\n", "-    assert pkg.double(1)\n+    assert double(1) < MOST\n"),
+        },
     ]
     file = tmp_path / "t.parquet"
     pq.write_table(pa.Table.from_pylist(rows), file)
     imported = import_tasks("swe-bench", file, tmp_path / "out", clones=tmp_path / "clones")
     assert [why.partition(": ")[0] for why in imported.refused] == [f"{file}:{n}" for n in (2, 3, 5)]
-    task, _ = imported.tasks
+    task, _, other = imported.tasks
+    assert 'fail_to_pass = "2"' in (other.path / "task.toml").read_text()
     assert 'official_agreed = "1"' in (task.path / "task.toml").read_text()
     assert (task.path / "environment/files/blob.bin").read_bytes() == b"\x00\xff"
     assert task.source == "own/pkg"

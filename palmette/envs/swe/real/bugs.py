@@ -32,6 +32,7 @@ class Terms:
     most_failing: int = 60  # a change that breaks more says little about where it is
     least_hidden: int = 2  # so that the one in the issue is not all there is
     told: bool = True
+    absent: bool = False  # tests that cannot even be collected with it count as failing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,7 @@ class Bug:
 
 
 _TERMS = Terms()
+_ABSENT = Result(outcome="error", digest="")  # of a test that is not collected
 
 
 class Hunt:
@@ -122,30 +124,32 @@ class Hunt:
         await self._blind.put(back)
         if not broken.ended:
             return broken.errors.get("", "does not end"), None
-        if len(broken.results) < len(tests):
+        if len(broken.results) < len(tests) and not self._terms.absent:
             return "breaks the import", None
-        differing = [test for test in sorted(tests) if not _alike(broken.results[test], baseline[test])]
+        wrong = {test: broken.results.get(test, _ABSENT) for test in tests}
+        differing = [test for test in sorted(tests) if not _alike(wrong[test], baseline[test])]
         if not differing:
             return "no test notices", None
         if len(differing) > self._terms.most_failing:
             return "breaks too much", None
-        if sum(_changed(right[test], broken.results[test]) for test in differing if test in right) < least:
+        if sum(_changed(right[test], wrong[test]) for test in differing if test in right) < least:
             return _OPEN, None
         await self._open.put(dict(candidate.files))
         failed = (await self._open.run(files=_files(differing), only=differing, cpu_s=limit_s)).results
         await self._open.put(back)
+        failed = {test: _ABSENT for test in differing if self._terms.absent} | dict(failed)
         failing = tuple(t for t in differing if t in failed and failed[t].outcome in ("failed", "error") and t in right)
         if not failing:
             return "no test fails", None
         if any(right[test].digest != baseline[test].digest for test in failing):
             return "its tests are not stable", None
-        hidden = sum(_changed(right[test], broken.results[test]) for test in failing)
+        hidden = sum(_changed(right[test], wrong[test]) for test in failing)
         if hidden < least:
             return _OPEN, None
         evidence = tuple(
             each
             for test in failing
-            for each in self._evidence(test, right[test], broken.results[test], failed[test].message)
+            for each in self._evidence(test, right[test], wrong[test], failed.get(test, _ABSENT).message)
         )
         if not evidence and self._terms.told:
             return _UNTOLD, None

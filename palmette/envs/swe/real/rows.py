@@ -34,7 +34,7 @@ _NEWER = "2024"  # from then on, projects say themselves which they want
 _EARLIEST = datetime.date(2019, 12, 1)  # before, hardly anything can be had for that Python
 _WHEELS = datetime.date(2021, 12, 1)  # by then, nearly everything had wheels for it
 _OPTIONS = ("-m", "not slow")  # what projects leave out themselves
-_TERMS = Terms(most_failing=10_000, least_hidden=0, told=False)
+_TERMS = Terms(most_failing=10_000, least_hidden=0, told=False, absent=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
