@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from palmette.chat.message import Tool
-from palmette.envs import clones
+from palmette.envs import clones, logged
 from palmette.envs.api import Draft, ServiceTool, Step
 from palmette.envs.importers.rows import Row, read_rows
 from palmette.envs.importers.tau2 import from_tau2, row_key
@@ -98,7 +98,12 @@ def _from_row(row: Row, *, clone: Path) -> Draft:
         tools=tuple(_tool(schema) for schema in tried["tools"]),
         shell=False,
         user=SERVICE,
-        test_files={"test.sh": _CHECK, "settle.py": _text(_HERE / "settle.py"), "goal.json": _json(goal)},
+        test_files={
+            "test.sh": _CHECK,
+            "settle.py": _text(_HERE / "settle.py"),
+            "logged.py": _text(Path(logged.__file__)),
+            "goal.json": _json(goal),
+        },
         steps=(*steps, Step(tool="submit", arguments={}, observation="submitted")),
         tier=min(6, 1 + len(steps) // 3),
         split="train",

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from palmette.chat.message import Tool
+from palmette.envs import logged
 from palmette.envs.api import Draft, ServiceTool, Split, Step
 from palmette.envs.general.talk import desk, listen, retail, telecom, travel
 from palmette.envs.general.talk.customer import Customer
@@ -63,6 +64,7 @@ class Scene:
                 **code,
                 "test.sh": _CHECK,
                 "settle.py": _text("settle"),
+                "logged.py": Path(logged.__file__).read_text(encoding="utf-8"),
                 "plan.json": _json({**live, "goal": goal}),
             },
             steps=(*steps, Step(tool=SUBMIT, arguments={}, observation="submitted")),

@@ -1,7 +1,8 @@
 """Decides about a dialogue: ``python3 -I -S /tests/settle.py`` replays what the service logged and compares the end.
 
 The log is the service's own, taken out of its sandbox after the agent had stopped; the agent cannot write there. Beside
-this file lie desk.py, customer.py, the backend, and plan.json: {"backend", "state", "customer", "service", "goal"}.
+this file lie logged.py, desk.py, customer.py, the backend, and plan.json: {"backend", "state", "customer", "service",
+"goal"}.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import json
 import os
 import sys
 
-REWARD = "/logs/verifier/reward.txt"
 _MOST_EVENTS = 5000
 
 
@@ -21,19 +21,8 @@ def main() -> None:
     sys.path.insert(0, here)
     with open(os.path.join(here, "plan.json"), encoding="utf-8") as file:
         plan = json.load(file)
-    why = verdict(plan, events(os.path.join("/services", plan["service"], "log.jsonl")), importlib.import_module)
-    sys.stdout.write((why or "as it should be") + "\n")
-    os.makedirs(os.path.dirname(REWARD), exist_ok=True)
-    with open(REWARD, "w", encoding="utf-8") as file:
-        file.write("0\n" if why else "1\n")
-
-
-def events(path: str) -> list:
-    """Return what the service logged, nothing if it never was asked anything."""
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    logged = importlib.import_module("logged")
+    logged.decide(verdict(plan, logged.events(plan["service"]), importlib.import_module))
 
 
 def verdict(plan: dict, log: list, module: object) -> str:

@@ -1,39 +1,28 @@
 """Decides about a tau2 task: ``python3 -I -S /tests/settle.py`` compares what the service came to with the goal.
 
 Both were written where the agent cannot write: the log and the end by the service in its own sandbox, the goal
-(goal.json, beside this file) on import, by the same code after the gold actions. This file stands alone, because it is
-copied into tasks.
+(goal.json, beside this file and logged.py) on import, by the same code after the gold actions. This file needs no
+package, because it is copied into tasks.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 
-REWARD = "/logs/verifier/reward.txt"
-
 
 def main() -> None:
     """Compare and write the reward."""
-    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "goal.json"), encoding="utf-8") as file:
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path.insert(0, here)
+    logged = importlib.import_module("logged")
+    with open(os.path.join(here, "goal.json"), encoding="utf-8") as file:
         goal = json.load(file)
-    state = os.path.join("/services", goal["service"])
-    with open(os.path.join(state, "end.json"), encoding="utf-8") as file:
+    with open(os.path.join(logged.state_of(goal["service"]), "end.json"), encoding="utf-8") as file:
         end = json.load(file)
-    why = fault(goal, end, events(os.path.join(state, "log.jsonl")))
-    sys.stdout.write((why or "as it should be") + "\n")
-    os.makedirs(os.path.dirname(REWARD), exist_ok=True)
-    with open(REWARD, "w", encoding="utf-8") as file:
-        file.write("0\n" if why else "1\n")
-
-
-def events(path: str) -> list:
-    """Return what the service logged of the agent, nothing if it never was asked anything."""
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    logged.decide(fault(goal, end, logged.events(goal["service"])))
 
 
 def fault(goal: dict, end: dict, log: list) -> str:
