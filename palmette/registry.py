@@ -6,17 +6,18 @@ $XDG_CACHE_HOME/palmette/npm/SHA256/FILE    one file of a package, known by its 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
 import subprocess
 import tarfile
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
+from palmette.cache import cache_dir, made_once
 from palmette.errors import UserError
+from palmette.run import write_atomic
 
 UNREACHABLE = "the package registry cannot be reached"
 _PACKAGE = re.compile(r"(@[a-z0-9._-]+/)?[a-z0-9._-]+@[0-9][0-9A-Za-z.+-]*")
@@ -34,8 +35,7 @@ def npm_file(package: str, name: str, sha256: str) -> Path:
     """
     if not _PACKAGE.fullmatch(package) or not re.fullmatch("[0-9a-f]{64}", sha256):
         raise UserError(f"'{package}' with sha256 '{sha256}' is no file of npm's: give NAME@VERSION and 64 digits")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "palmette" / "npm"
-    target = cache / sha256 / Path(name).name
+    target = cache_dir("npm", sha256) / Path(name).name
     if target.is_file():
         return target
     with _fetching:
@@ -44,8 +44,10 @@ def npm_file(package: str, name: str, sha256: str) -> Path:
         when, why = _failed.get(target, (float("-inf"), ""))
         if time.monotonic() - when > _AGAIN_S:
             try:
-                _fetch(package, name, sha256, target)
-                return target
+                made_once(target.parent, partial(_fetch, package, name, sha256))
+                if target.is_file():
+                    return target
+                why = f"{target.parent} is there and holds no {target.name}; remove it"
             except UserError as error:
                 why = str(error)
                 _failed[target] = time.monotonic(), why
@@ -69,11 +71,9 @@ def why(said: str, code: int) -> str:
     return telling[-1] if telling else f"exit {code}"
 
 
-def _fetch(package: str, name: str, sha256: str, target: Path) -> None:
-    target.parent.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent.parent))
+def _fetch(package: str, name: str, sha256: str, into: Path) -> None:
     npm = ["npm", "pack", package, "--ignore-scripts", "--loglevel=error", "--no-update-notifier", "--fetch-retries=1"]
-    try:
+    with tempfile.TemporaryDirectory(prefix="palmette-npm-") as scratch:
         try:
             done = subprocess.run(
                 npm, cwd=scratch, capture_output=True, text=True, timeout=_PACK_S, stdin=subprocess.DEVNULL
@@ -86,23 +86,10 @@ def _fetch(package: str, name: str, sha256: str, target: Path) -> None:
             raise UserError(f"npm: {error.strerror}; install Node.js, which brings it") from None
         if done.returncode:
             raise UserError(why(done.stdout + done.stderr, done.returncode))
-        data = _content(next(scratch.glob("*.tgz")), name)
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise UserError(f"its {name} is another file than the one that is asked for")
-        inside = scratch / "made"
-        inside.mkdir()
-        with (inside / target.name).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        inside.chmod(0o755)
-        try:
-            os.rename(inside, target.parent)
-        except OSError:  # another process made it meanwhile
-            if not target.is_file():
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        data = _content(next(Path(scratch).glob("*.tgz")), name)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(f"its {name} is another file than the one that is asked for")
+    write_atomic(into / Path(name).name, data)
 
 
 def _content(archive: Path, name: str) -> bytes:

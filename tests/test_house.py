@@ -29,7 +29,7 @@ LEVELS: dict[str, int] = {
     "team": 7,
     "cli": 8,
 }
-PART_OF = {"toml": "run", "config": "run", "progress": "run", "registry": "run"}
+PART_OF = {"toml": "run", "config": "run", "progress": "run", "registry": "run", "cache": "run"}
 PART_OF |= dict.fromkeys(("commands", "doctor", "__main__"), "cli")
 SLIM = ("chat", "trajectory", "sandbox", "gateway", "envs", "scaffolds", "rollout", "evaluate", "report", "run", "cli")
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "manager", "common", "misc"}

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from palmette.cache import cache_dir, made_once
 from palmette.errors import UserError
 
 NOTE = "clone.json"
@@ -25,21 +24,13 @@ def keep(files: Mapping[str, Path], *, of: str) -> str:
     for name, path in sorted(files.items()):
         digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     key = digest.hexdigest()[:16]
-    target = _clones() / key
-    if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
-        try:
-            for name, path in files.items():
-                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, scratch / name)
-            scratch.chmod(0o755)
-            os.rename(scratch, target)
-        except OSError:
-            if not target.is_dir():  # nobody else made it meanwhile
-                raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+
+    def copy(into: Path) -> None:
+        for name, path in files.items():
+            (into / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, into / name)
+
+    made_once(cache_dir("clones", key), copy)
     return json.dumps({"key": key, "of": of}) + "\n"
 
 
@@ -50,12 +41,7 @@ def kept(note: Path) -> Path:
         key, of = str(said["key"]), str(said["of"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{note}: must be an object with key and of: {error}") from None
-    target = _clones() / Path(key).name
+    target = cache_dir("clones", Path(key).name)
     if not target.is_dir():
         raise UserError(f"{note}: {target} is not here; import the tasks again with --clone and {of}")
     return target
-
-
-def _clones() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.path.abspath(home)) / "palmette" / "clones"

@@ -17,9 +17,10 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+from palmette.cache import cache_dir, made_once
 from palmette.envs import npm
 from palmette.envs.toolchain import Toolchain, own_python, python_toolchain
 from palmette.errors import UserError
@@ -135,25 +136,8 @@ def _node_toolchain(lock: Lock) -> Toolchain:
 
 def installed(lock: Lock) -> Path:
     """Return the directory of a lock, made if it is not there. Raises `UserError` quoting pip or npm."""
-    target = _environments() / lock.key
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
-    try:
-        if lock.node:
-            npm.install(lock.npm, scratch)
-        else:
-            _install(lock, scratch)
-        scratch.chmod(0o755)
-        try:
-            os.rename(scratch, target)
-        except OSError:  # somebody else made it meanwhile
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target
+    fill = partial(npm.install, lock.npm) if lock.node else partial(_install, lock)
+    return made_once(cache_dir("environments", lock.key), fill)
 
 
 def _install(lock: Lock, scratch: Path) -> None:
@@ -278,7 +262,7 @@ def _remote() -> Mapping[str, str]:
     said = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False).stdout
     values = re.findall(r"^(?:global|install|:env:)\.extra-index-url='(.*)'$", said, re.M)
     urls = [url for value in values for url in value.replace("\\n", " ").split() if re.match(r"https?://", url)]
-    nowhere = str(_environments() / "nothing")  # an empty setting would not count
+    nowhere = str(cache_dir("environments", "nothing"))  # an empty setting would not count
     return {"PIP_FIND_LINKS": nowhere, "PIP_EXTRA_INDEX_URL": " ".join(dict.fromkeys(urls)) or nowhere}
 
 
@@ -290,8 +274,3 @@ def _name(lock: Lock, site: Path) -> None:
     (folder / "METADATA").write_text(said, encoding="utf-8")
     if lock.entry_points:
         (folder / "entry_points.txt").write_text(lock.entry_points, encoding="utf-8")
-
-
-def _environments() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.path.abspath(home)) / "palmette" / "environments"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from palmette.cache import cache_dir, made_once
 
 _DISTRIBUTIONS = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
 
@@ -46,26 +46,19 @@ def _site_packages() -> Path:
     """Return a directory that holds the pytest of this environment and what it needs, made atomically."""
     versions = [f"{name}{importlib.metadata.version(name)}" for name in _DISTRIBUTIONS]
     tag = f"py{sys.version_info.major}{sys.version_info.minor}"
-    target = _cache_dir() / "toolchain" / "-".join([tag, *versions])
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+    return made_once(cache_dir("toolchain", "-".join([tag, *versions])), _copy_distributions)
+
+
+def _copy_distributions(into: Path) -> None:
     for name in _DISTRIBUTIONS:
         for file in importlib.metadata.files(name) or ():
             source = Path(str(file.locate()))
             if ".." in file.parts or "__pycache__" in file.parts or not source.is_file():
                 continue
-            copy = scratch / Path(*file.parts)
+            copy = into / Path(*file.parts)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
-    _compile(scratch)
-    scratch.chmod(0o755)
-    try:
-        os.rename(scratch, target)
-    except OSError:  # somebody else made it meanwhile
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target
+    _compile(into)
 
 
 def _compile(directory: Path) -> None:
@@ -74,7 +67,3 @@ def _compile(directory: Path) -> None:
     from py_compile import PycInvalidationMode
 
     compileall.compile_dir(directory, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
-
-
-def _cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palmette"

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from palmette.cache import cache_dir
 from palmette.errors import UserError, suggest
 
 BUDGET_BYTES = 20 << 30
@@ -57,8 +58,7 @@ class Image:
 
 def store() -> Path:
     """Return where this user's images are kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.path.abspath(home)) / "palmette" / "images"
+    return cache_dir("images")
 
 
 class Images:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from palmette.cache import cache_dir
 from palmette.errors import UserError
 from palmette.registry import why
 from palmette.scaffolds.agent import Agent
@@ -83,14 +84,13 @@ def readonly_paths(agent: Agent) -> tuple[str, ...]:
 def _home(agent: Agent) -> Path:
     if agent.registry == "none":
         return Path(agent.directory or "/")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve()
     python: tuple[str, ...] = ()
     if agent.registry == "pypi":  # one that needs a newer Python than ours is made with whatever is found then
         older = agent.python and sys.version_info < (3, int(agent.python.partition(".")[2]))
         python = ("python", agent.python) if older else (sys.version, sys.base_prefix)
     pins = "\n".join([*agent.pins, *python])
     tag = hashlib.blake2b(pins.encode(), digest_size=4).hexdigest()
-    return cache / "palmette" / "agents" / f"{agent.name}-{agent.version}-{tag}"
+    return cache_dir("agents").resolve() / f"{agent.name}-{agent.version}-{tag}"
 
 
 def _make_venv(agent: Agent, home: Path, watch: Watch | None) -> None:

@@ -3,7 +3,6 @@ task stops no other."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,13 +30,6 @@ COMPARES_FILES = """\
 mkdir -p /logs/verifier; echo 0 > /logs/verifier/reward.txt
 cmp -s answer.txt /tests/answer.txt && echo 1 > /logs/verifier/reward.txt; true
 """
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[Host]:
-    host = open_host("namespace")
-    yield host
-    await host.close()
 
 
 def bug(tests: dict[str, str]) -> Draft:

@@ -3,7 +3,6 @@
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,16 +20,8 @@ from palmette.envs.general.rules.rulebook import KINDS, fault
 from palmette.envs.general.rules.wording import SENTENCES, Rule, asked
 from palmette.envs.task import write_task
 from palmette.sandbox.api import Host
-from palmette.sandbox.hosts import open_host
 
 SPLITS: tuple[Split, ...] = ("train", "heldout")
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[Host]:
-    host = open_host("namespace")
-    yield host
-    await host.close()
 
 
 def made(seed: int) -> list[tuple[str, list[Rule]]]:

@@ -2,11 +2,9 @@
 
 import importlib
 import random
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,17 +20,9 @@ from palmette.envs.grade import Grader
 from palmette.envs.services import opened
 from palmette.envs.task import load_steps, write_task
 from palmette.sandbox.api import Host
-from palmette.sandbox.hosts import open_host
 
 SPLITS: tuple[Split, ...] = ("train", "heldout")
 SCENES = {"shop": shop.scene, "trips": trips.scene, "phones": phones.scene, "memory": memory.scene}
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[Host]:
-    host = open_host("namespace")
-    yield host
-    await host.close()
 
 
 def judged(draft: Draft, log: list[dict]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from palmette.envs.search.serve import Web
 from palmette.envs.search.verify import right
 from palmette.envs.task import load_tasks, write_task
 from palmette.errors import UserError
-from palmette.sandbox.hosts import open_host
 
 PAGES = {
     "index.html": "<html><head><title>All &amp; more</title><script>'unseen'</script></head><body><h1>Hello</h1>"
@@ -37,13 +35,6 @@ def corpus(tmp_path: Path) -> Path:
     (tmp_path / "corpus" / "loop.md").symlink_to("loop.md")
     (tmp_path / "corpus" / "secret.txt").symlink_to("/etc/hostname")
     return tmp_path / "corpus"
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[Any]:
-    host = open_host("namespace")
-    yield host
-    await host.close()
 
 
 def test_pages_are_read_with_what_is_seen_and_where_it_leads(corpus: Path):

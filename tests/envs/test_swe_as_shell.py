@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,7 @@ from palmette.envs.task import load_steps
 from palmette.envs.terminal.from_swe import CHECK, REPORT, as_shell_work
 from palmette.errors import UserError
 from palmette.sandbox.api import Host
-from palmette.sandbox.hosts import open_host
 from palmette.scaffolds.tools import act
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[Host]:
-    opened = open_host("namespace")
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture(scope="module")

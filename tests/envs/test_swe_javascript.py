@@ -4,7 +4,6 @@ import asyncio
 import json
 import random
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -112,13 +111,6 @@ def parser() -> None:
         ask("specifiers", "1")
     except UserError as error:
         pytest.skip(f"the parser cannot be installed: {error}")
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[Host]:
-    host = open_host("namespace")
-    yield host
-    await host.close()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import json
 import random
 import tarfile
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,13 +107,6 @@ FILES = {
     "wordy/text.py": LIBRARY,
     "tests/test_text.py": TESTS,
 }
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[Host]:
-    host = open_host("namespace")
-    yield host
-    await host.close()
 
 
 def sdist(folder: Path, **changes: str) -> Path:

@@ -2,7 +2,6 @@
 observations are what a sandbox says, and a verifier that does not answer properly is an error and never a reward."""
 
 import random
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,15 +20,7 @@ from palmette.envs.tools import SAY
 from palmette.errors import UserError
 from palmette.rollout.offer import offer_of
 from palmette.sandbox.api import Host
-from palmette.sandbox.hosts import open_host
 from palmette.scaffolds.loop import act
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[Host]:
-    host = open_host("namespace")
-    yield host
-    await host.close()
 
 
 def a_draft(**changes: object) -> Draft:

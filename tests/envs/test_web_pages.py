@@ -3,7 +3,6 @@ and neither code of the page nor an endless, huge or fleeing page changes a verd
 
 import json
 import random
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,17 +23,9 @@ from palmette.envs.web.judge.site import Site
 from palmette.envs.web.judge.steps import perform
 from palmette.envs.web.plan import QUIET, Goal, Plan, opened, see
 from palmette.sandbox.api import Host
-from palmette.sandbox.hosts import open_host
 from palmette.scaffolds.tools import act
 
 needs_browser = pytest.mark.skipif(not find_browser(), reason=MISSING)
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[Host]:
-    host = open_host("namespace")
-    yield host
-    await host.close()
 
 
 async def judged(host: Host, place: Path, files: dict[str, str | bytes], *goals: Goal, reward: str = "all") -> Verdict:

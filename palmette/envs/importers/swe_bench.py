@@ -8,16 +8,15 @@ structured report, test by test; it runs what the agent wrote in the same proces
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shlex
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from palmette.envs.api import Draft
+from palmette.envs.importers.apart import apart
 from palmette.envs.importers.rows import Row
 from palmette.envs.patch import applying
 from palmette.envs.swe.real.rows import BenchRow, task_of_row
@@ -134,7 +133,7 @@ def _told(row: Row) -> dict[str, str]:
 
 
 def _built_here(row: BenchRow, clone: Path) -> Draft:
-    """Build a row's environment in sandboxes here, in a thread: whoever imports may have a loop of its own."""
+    """Build a row's environment in sandboxes here."""
 
     async def build() -> Draft:
         host = open_host("namespace")
@@ -143,5 +142,4 @@ def _built_here(row: BenchRow, clone: Path) -> Draft:
         finally:
             await host.close()
 
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(lambda: asyncio.run(build())).result()
+    return apart(build)

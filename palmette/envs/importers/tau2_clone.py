@@ -8,7 +8,6 @@ must be told, and actions where the row asks for them. What a row has a model ju
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import re
@@ -16,7 +15,6 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from packaging.specifiers import SpecifierSet
 from palmette.chat.message import Tool
 from palmette.envs import clones, logged
 from palmette.envs.api import Draft, ServiceTool, Step
+from palmette.envs.importers.apart import apart
 from palmette.envs.importers.rows import Row, read_rows
 from palmette.envs.importers.tau2 import from_tau2, row_key
 from palmette.envs.importers.tau2_service.customer import Customer
@@ -184,8 +183,7 @@ def _tried(path: Path, clone: Path) -> dict[str, Any]:
     rows = {"rows.json": _json({"domain": domain, "rows": list(asked.values())})}
     try:
         probe = _service(clone, domain) | rows | {"probe.py": _text(_HERE / "probe.py")}
-        with ThreadPoolExecutor(1) as thread:  # whoever imports may have a loop of its own
-            told = thread.submit(lambda: asyncio.run(_probed(probe, domain))).result()
+        told = apart(lambda: _probed(probe, domain))
     except UserError as error:  # remembered, so that every row says it at once
         return {"error": str(error)}
     return {**told, "rows": dict(zip(asked, told["rows"], strict=True))}

@@ -113,3 +113,4 @@ QUIET: Step = {"do": "quiet"}
 FITS: Step = {"do": "fits"}
 ACCESSIBLE: Step = {"do": "accessible"}
 AXE: Step = {"do": "axe"}
+SOUND = (FITS, ACCESSIBLE, AXE)  # what any page is, small as the window may be

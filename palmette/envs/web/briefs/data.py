@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from palmette.envs.terminal.goals import Names
 from palmette.envs.terminal.job import numbers
 from palmette.envs.web.brief import Brief, document
-from palmette.envs.web.plan import ACCESSIBLE, AXE, FITS, QUIET, Goal, Step, click, opened, see, typed
+from palmette.envs.web.briefs.components import ON_A_PHONE
+from palmette.envs.web.plan import AXE, QUIET, SOUND, Goal, Step, click, opened, see, typed
 
 _OPEN = opened("index.html")
 _Rows = list[tuple[str, int, int]]
@@ -72,7 +73,7 @@ def table(n: Names) -> Brief:
         goals=[
             Goal(name="table", steps=steps),
             Goal(name="other rows", steps=[_OPEN, *rows(second, 5), QUIET], instead={file: _csv(names, second)}),
-            Goal(name="on a phone", size="phone", steps=[_OPEN, FITS, ACCESSIBLE, AXE, {"do": "targets"}, QUIET]),
+            ON_A_PHONE,
         ],
     )
 
@@ -113,9 +114,7 @@ def dashboard(n: Names) -> Brief:
     ]
     phone = [
         _OPEN,
-        FITS,
-        ACCESSIBLE,
-        AXE,
+        *SOUND,
         {"do": "targets"},
         {"do": "side", "selector": "#columns", "above": "#ranking"},
         *shows(first, 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from palmette.envs.terminal.goals import Names
 from palmette.envs.web.brief import Brief, document
-from palmette.envs.web.plan import ACCESSIBLE, AXE, FITS, QUIET, Goal, Step, click, opened, press, see
+from palmette.envs.web.plan import AXE, QUIET, SOUND, Goal, Step, click, opened, press, see
 
 _OPEN = opened("index.html")
 
@@ -50,9 +50,7 @@ def crosses(n: Names) -> Brief:
     ]
     phone = [
         _OPEN,
-        FITS,
-        ACCESSIBLE,
-        AXE,
+        *SOUND,
         {"do": "targets", "least": 44},
         *play(4),
         see("#told", text=f"Turn: {two}"),
@@ -99,7 +97,7 @@ def sticks(n: Names) -> Brief:
     steps += [see("#take button:disabled", count=1, text="3"), press("3"), *state((one, two)[turn], 2)]
     steps += [press("2"), see("#told", text=f"{(one, two)[1 - turn]} wins"), see(".stick", count=0)]
     steps += [see("#take button:disabled", count=3), click("#again"), *state(one, count), AXE, QUIET]
-    phone = [_OPEN, FITS, ACCESSIBLE, AXE, {"do": "targets", "least": 44}, *state(one, count), QUIET]
+    phone = [_OPEN, *SOUND, {"do": "targets", "least": 44}, *state(one, count), QUIET]
     return Brief(
         family="sticks",
         user=f"{one} and {two} want to play the game where one takes up to three sticks and who takes the last one "

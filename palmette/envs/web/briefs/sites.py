@@ -5,7 +5,7 @@ from __future__ import annotations
 from palmette.envs.terminal.goals import Names
 from palmette.envs.terminal.job import numbers
 from palmette.envs.web.brief import STYLE, Brief, document
-from palmette.envs.web.plan import ACCESSIBLE, AXE, FITS, QUIET, Goal, Step, click, opened, see
+from palmette.envs.web.plan import AXE, FITS, QUIET, SOUND, Goal, Step, click, opened, see
 
 _SHEET = (
     STYLE
@@ -71,9 +71,7 @@ def studio(n: Names) -> Brief:
     ]
     phone = [
         opened("index.html"),
-        FITS,
-        ACCESSIBLE,
-        AXE,
+        *SOUND,
         {"do": "columns", "selector": ".card", "count": 1},
         {"do": "unseen", "selector": "nav a"},
         click("#menu"),
@@ -158,9 +156,7 @@ def shop(n: Names) -> Brief:
     listed = ", ".join(f"{kind} ({price} €)" for kind, price in zip(kinds, prices, strict=True))
     phone = [
         opened("index.html"),
-        FITS,
-        ACCESSIBLE,
-        AXE,
+        *SOUND,
         {"do": "columns", "selector": ".card", "count": 1},
         {"do": "targets"},
         QUIET,
