@@ -35,6 +35,8 @@ SHRUNKEN = {
     "distil.steps": 2,
     "distil.groups": 5,
     "distil.samples": 2,
+    "baselines": '["by_evidence"]',  # and what the demo leaves to longer recipes
+    "eval.experts_everywhere": "true",
 }
 
 
@@ -46,8 +48,19 @@ def test_the_demo_in_a_minute(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     summary = json.loads((made / "summary.json").read_text())
     assert set(summary["domains"]) == set(DOMAINS)
     for scores in summary["domains"].values():
-        for column in ("base", "sft", "expert", "student"):
+        for column in ("base", "sft", "expert", "by_evidence", "student"):
             assert 0.0 <= scores[column] <= 1.0
+    assert {expert: set(found) for expert, found in summary["experts_elsewhere"].items()} == {
+        expert: set(DOMAINS) - {expert} for expert in DOMAINS
+    }
+    believed = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
+    told = [row for row in believed if row["stage"] == "distil/by_evidence"]
+    assert [row["step"] for row in told] == [1, 2]
+    for row in told:
+        asked = [domain for domain in DOMAINS if f"trusts/{domain}/{domain}" in row]
+        assert asked
+        for domain in asked:
+            assert sum(row[f"trusts/{domain}/{teacher}"] for teacher in DOMAINS) == pytest.approx(1)
     assert summary["tasks_held_out"] == 25
     assert "student" in capsys.readouterr().out
     assert (made / "result.png").stat().st_size > 10_000

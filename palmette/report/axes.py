@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from palmette.report.load import MODELS
+
 Axes = dict[str, dict[str, dict[str, dict[str, Any]]]]
 """axis -> domain -> value on it -> scores as in ``summary.json``: ``{model: pass@1, model_interval: [low, high]}``."""
 
 
 def axes_of(evaluations: Iterable[tuple[str, Mapping[str, Any]]]) -> Axes:
-    """Return the scores of (model, what its evaluation left) by axis; an axis that nobody measured is not there."""
+    """Return the scores of (model, what its evaluation left) by axis; an axis that nobody measured is not there.
+
+    Experts count on their own domain alone, as in the table of all.
+    """
     found: Axes = {}
     for model, evaluation in evaluations:
+        if model not in MODELS:
+            continue
         by_value = {
             "tier": [(domain, tier, s) for domain, of in evaluation.get("tiers", {}).items() for tier, s in of.items()],
             **{

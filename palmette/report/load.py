@@ -12,7 +12,9 @@ from typing import Any
 
 from palmette.run import RunDir
 
-MODELS = ("base", "sft", "expert", "average", "offline_sft", "mixed_rl", "student")  # as a run makes them
+MODELS = (  # as a run makes them
+    *("base", "sft", "expert", "average", "offline_sft", "mixed_rl", "by_domain", "by_evidence", "student"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,8 @@ COLOURS = {
     "average": "#b0713f",
     "offline_sft": "#c25b7a",
     "mixed_rl": "#4f97a8",
+    "by_domain": "#a09a2c",
+    "by_evidence": "#6f9b3c",
     "student": "#1f8a62",
     "reward": "#8a5bb5",
 }

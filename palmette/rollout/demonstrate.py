@@ -1,23 +1,33 @@
-"""Demonstrations: the reference steps of a task, acted out in a real sandbox and rendered as a rollout would be.
+"""Demonstrations: the reference steps of a task, taken by the built-in loop in a real sandbox, as tokens.
 
-The observations are what the sandbox answers, not what the task's author expected, and the tokens are laid out turn by
-turn exactly as the gateway lays them out, so a model is taught what it will meet.
+The loop is the one that drives rollouts, in any of its styles; only its model is replaced by the reference. So the
+observations are what the sandbox answers, calls are written as the style writes them, and the tokens are laid out turn
+by turn exactly as the gateway lays them out: a model is taught what it will meet.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from palmette.chat.message import Message, ToolCall
+from palmette.chat.message import Message, Tool, ToolCall
 from palmette.chat.template import Renderer
 from palmette.envs.api import Step, Task
 from palmette.envs.services import opened
 from palmette.envs.task import load_steps
 from palmette.envs.tools import SAY
+from palmette.gateway.openai_messages import read_messages, read_tools
 from palmette.rollout.offer import offer_of
-from palmette.sandbox.api import Host, Sandbox
-from palmette.scaffolds.api import Offer
-from palmette.scaffolds.loop import SYSTEM_PROMPT, act, toolset
+from palmette.sandbox.api import Host
+from palmette.scaffolds.api import Endpoint, Stop
+from palmette.scaffolds.completions import Answer
+from palmette.scaffolds.loop import ToolLoop
+from palmette.scaffolds.naming import Naming
+from palmette.scaffolds.protocols.names import PROTOCOLS
+from palmette.scaffolds.style import Style
+
+_NOWHERE = Endpoint(base_url="", api_key="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,34 +39,21 @@ class Demonstration:
     sampled: tuple[bool, ...]
 
 
-async def demonstrate(task: Task, renderer: Renderer, host: Host) -> Demonstration:
-    """Act out the reference steps of `task` and return them as tokens.
+async def demonstrate(task: Task, renderer: Renderer, host: Host, style: Style | None = None) -> Demonstration:
+    """Take the reference steps of `task` in a loop of `style` and return them as tokens.
 
-    Raises `UserError` when the task has no reference steps, `SandboxError` when the sandbox fails.
+    Of a style count protocol and names: a reference neither plans nor reflects, and its history is shown whole. Raises
+    `UserError` when the task has no reference steps, `SandboxError` when the sandbox fails.
     """
     steps = load_steps(task)
+    style = replace(style or Style(), context="full", size=0, flow="react")
     async with opened(task, host, owner=f"demonstrate/{task.name}") as (sandbox, services):
         offer = offer_of(task, services)
-        tools = toolset(offer)
-        messages: list[Message] = [
-            Message(role="system", content=offer.system or SYSTEM_PROMPT),
-            Message(role="user", content=task.instruction),
-        ]
-        prompt = renderer.prompt(messages, tools)
-        sampled = [False] * len(prompt)
-        for number, step in enumerate(steps):
-            turn = turn_of(step, number)
-            answer = renderer.completion(messages, turn, tools)
-            messages.append(turn)
-            sampled += [True] * len(answer)
-            if number == len(steps) - 1:
-                prompt = [*prompt, *answer]
-                break
-            told = await _told(step, turn, sandbox, offer)
-            prompt = renderer.extend(prompt, answer, messages, [told], tools)
-            messages.append(told)
-            sampled += [False] * (len(prompt) - len(sampled))
-    return Demonstration(task=task.name, token_ids=tuple(prompt), sampled=tuple(sampled))
+        loop = ToolLoop(max_turns=len(steps), style=style)
+        reference = _Reference(steps, renderer, style, loop.naming(offer))
+        loop.completions = reference
+        await loop.run(task.instruction, sandbox, _NOWHERE, offer=offer)
+    return Demonstration(task=task.name, token_ids=tuple(reference.token_ids), sampled=tuple(reference.sampled))
 
 
 def turn_of(step: Step, number: int) -> Message:
@@ -67,9 +64,40 @@ def turn_of(step: Step, number: int) -> Message:
     return Message(role="assistant", tool_calls=(call,))
 
 
-async def _told(step: Step, turn: Message, sandbox: Sandbox, offer: Offer) -> Message:
-    """Return what the step is answered by."""
-    if step.tool == SAY and offer.say is not None:
-        return Message(role="user", content=await offer.say(turn.content) or "")
-    (call,) = turn.tool_calls
-    return Message(role="tool", content=await act(call, sandbox, offer=offer), tool_call_id=call.id)
+class _Reference:
+    """What answers the loop instead of a model, and writes down the tokens as it is asked."""
+
+    def __init__(self, steps: Sequence[Step], renderer: Renderer, style: Style, naming: Naming) -> None:
+        self.token_ids: list[int] = []
+        self.sampled: list[bool] = []
+        self._left, self._taken = list(steps), 0
+        self._renderer, self._protocol, self._naming = renderer, PROTOCOLS[style.protocol], naming
+        self._told: tuple[Message, ...] = ()  # all that the last prompt and its answer said
+        self._answer_ids: list[int] = []
+
+    async def ask(
+        self, endpoint: Endpoint, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+    ) -> Answer | Stop:
+        """Return the next step as the protocol says it."""
+        taken = turn_of(self._left.pop(0), self._taken)
+        calls = [self._naming.as_told(call) for call in taken.tool_calls]
+        answer = self._protocol.say(taken.content, calls, self._naming.told)
+        self._write(read_messages(list(messages)).messages, answer, read_tools(list(tools)))
+        self._taken += 1
+        return Answer(message=answer, tokens=len(self.token_ids))
+
+    async def aclose(self) -> None:
+        """Do nothing: there is no connection."""
+
+    def _write(self, asked: Sequence[Message], answer: dict[str, Any], tools: Sequence[Tool]) -> None:
+        if self._told:
+            new = asked[len(self._told) :]
+            self.token_ids += self._renderer.onward(self._answer_ids, self._told, new, tools)
+        else:
+            self.token_ids += self._renderer.prompt(asked, tools)
+        self.sampled += [False] * (len(self.token_ids) - len(self.sampled))
+        (turn,) = read_messages([answer]).messages
+        self._answer_ids = self._renderer.completion(asked, turn, tools)
+        self.token_ids += self._answer_ids
+        self.sampled += [True] * len(self._answer_ids)
+        self._told = (*asked, turn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import orjson
@@ -19,6 +19,20 @@ class Answer:
 
     message: dict[str, Any]
     tokens: int
+
+
+class Answers(Protocol):
+    """Whoever answers a loop: an endpoint, or a reference in its place."""
+
+    async def ask(
+        self, endpoint: Endpoint, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+    ) -> Answer | Stop:
+        """Return the next message, or why there is none."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of what is held. Idempotent."""
+        ...
 
 
 class Completions:

@@ -7,7 +7,7 @@ from typing import Any
 
 from palmette.sandbox.api import Sandbox
 from palmette.scaffolds.api import NOTHING, Endpoint, Offer, Pause, Stop
-from palmette.scaffolds.completions import Completions
+from palmette.scaffolds.completions import Answers, Completions
 from palmette.scaffolds.contexts.api import History, Messages
 from palmette.scaffolds.contexts.names import CONTEXTS
 from palmette.scaffolds.flows.names import FLOWS
@@ -53,7 +53,7 @@ class ToolLoop:
         self.observation_chars = observation_chars
         self.system_prompt = system_prompt
         self.style = style
-        self.completions = Completions(patience_s)
+        self.completions: Answers = Completions(patience_s)
         self._protocol, self._flow = PROTOCOLS[style.protocol], FLOWS[style.flow]
         self._context = CONTEXTS[style.context](style.size)
 

@@ -1,8 +1,10 @@
-"""What one would do instead of distilling: average the experts, imitate them, or train one model on everything."""
+"""What one would do instead: average the experts, imitate them, train one model on all, or ask other teachers."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -13,7 +15,7 @@ from palmette.train.material import cold_start_samples
 from palmette.train.onpolicy import on_policy
 from palmette.train.rl import fill_outcomes
 from palmette.train.stage import model_dir
-from palmette.train.unify import imitate
+from palmette.train.unify import distilled, imitate
 
 
 async def compare(job: Job) -> None:
@@ -78,4 +80,16 @@ async def _mixed_rl(job: Job) -> Path:
     return target
 
 
-_MAKE = {"average": _average, "offline_sft": _offline_sft, "mixed_rl": _mixed_rl}
+async def _other_student(job: Job, choose: Literal["by_domain", "by_evidence"]) -> Path:
+    """Return a student that differs from the recipe's in how it chooses its teachers."""
+    config = job.recipe.distil.model_copy(update={"choose": choose})
+    return await distilled(job, f"distil/{choose}", choose, config)
+
+
+_MAKE: dict[str, Callable[[Job], Awaitable[Path]]] = {
+    "average": _average,
+    "offline_sft": _offline_sft,
+    "mixed_rl": _mixed_rl,
+    "by_domain": lambda job: _other_student(job, "by_domain"),
+    "by_evidence": lambda job: _other_student(job, "by_evidence"),
+}

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+ELSEWHERE = "elsewhere"
+"""What an expert is called where it is measured on other domains than its own."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One run of a recipe, opened."""

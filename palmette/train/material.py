@@ -22,6 +22,7 @@ from palmette.rollout.demonstrate import demonstrate
 from palmette.rollout.record import load_rollouts
 from palmette.run import RunDir, write_atomic
 from palmette.sandbox.api import SandboxError
+from palmette.scaffolds.loop import ToolLoop
 from palmette.train.recipe import Recipe
 from palmette.train.recordings import refuse_inexact
 from palmette.train.samples import Sample, from_demonstration, from_tree
@@ -56,20 +57,25 @@ async def ready_tasks(recipe: Recipe, run: RunDir, place: Workplace) -> tuple[di
 
 
 async def demonstrations(run: RunDir, domain: str, tasks: Sequence[Task], place: Workplace) -> list[Sample]:
-    """Return one demonstration of each task, rendered through the scaffold in a real sandbox; kept in the run."""
+    """Return one demonstration of each task, by the scaffolds that drive the domain in turn; kept in the run.
+
+    A command-line agent writes its own prompts, so where one would drive, the plain loop is shown.
+    """
     path = run.path / "demonstrations" / f"{domain}.npz"
     if not path.is_file():
         gate = asyncio.Semaphore(_CHECKS)
         with Progress(f"demonstrations/{domain}", len(tasks), "tasks") as bar:
 
-            async def one(task: Task) -> tuple[np.ndarray, np.ndarray]:
+            async def one(number: int, task: Task) -> tuple[np.ndarray, np.ndarray]:
+                driver = place.crew.scaffold(domain, number)
+                style = driver.style if isinstance(driver, ToolLoop) else None
                 async with gate:
-                    shown = await demonstrate(task, place.renderer, place.host)
+                    shown = await demonstrate(task, place.renderer, place.host, style)
                 bar.update(1)
                 return np.asarray(shown.token_ids, np.int32), np.asarray(shown.sampled, bool)
 
             try:
-                pairs = await asyncio.gather(*(one(task) for task in tasks))
+                pairs = await asyncio.gather(*(one(number, task) for number, task in enumerate(tasks)))
             except SandboxError as error:
                 raise UserError(f"the {domain} tasks cannot be demonstrated: {error}; see 'palmette doctor'") from error
         _write_sequences(path, pairs)

@@ -53,6 +53,9 @@ class EvalConfig(BaseModel):
 
     samples: int = Field(default=1, ge=1, description="attempts a task")
     temperature: float = Field(default=0.0, ge=0, description="0 is greedy")
+    experts_everywhere: bool = Field(
+        default=False, description="measure each expert on the other domains too, not on its own alone"
+    )
     intents: list[Intent] = Field(
         default_factory=list, description="phrasings in which all held-out tasks are attempted once more"
     )
@@ -103,9 +106,10 @@ class Recipe(BaseModel):
         default_factory=lambda: ["sft", "rl", "distil"],
         description="training stages to run; leave some out to skip them",
     )
-    baselines: list[Literal["average", "offline_sft", "mixed_rl"]] = Field(
+    baselines: list[Literal["average", "offline_sft", "mixed_rl", "by_domain", "by_evidence"]] = Field(
         default_factory=list,
-        description="beside the student: mean of the experts' weights | imitation of what they solved | RL on all",
+        description="beside the student: mean of the experts' weights | imitation of what they solved | RL on all | "
+        "a second student, by the other distil.choose",
     )
     scaffold: str = Field(default="loop", description="what drives the model: loop, an agent's name, or its TOML file")
     agents: dict[str, dict[str, float]] = Field(
@@ -149,6 +153,14 @@ class Recipe(BaseModel):
             for domain in named:
                 if domain not in DOMAINS and (section, domain) != ("agents", ALL):
                     raise ValueError(_unknown(f"domain in {section}:", domain, DOMAINS))
+        return self
+
+    @model_validator(mode="after")
+    def _students_differ(self) -> Self:
+        if self.distil.choose in self.baselines:
+            raise ValueError(
+                f"baselines: {self.distil.choose} is how the student chooses already (distil.choose): name the other"
+            )
         return self
 
     @model_validator(mode="after")

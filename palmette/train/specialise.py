@@ -7,7 +7,7 @@ from pathlib import Path
 
 from palmette.envs.api import Task
 from palmette.model.load import save_model
-from palmette.train.job import Job, evaluate_model, new_stage
+from palmette.train.job import ELSEWHERE, Job, evaluate_model, new_stage
 from palmette.train.material import demonstrations
 from palmette.train.onpolicy import on_policy
 from palmette.train.recordings import recorded_samples
@@ -26,6 +26,9 @@ async def specialise(job: Job, domain: str) -> None:
     if "rl" in stages:
         start = await _rl(job, domain, start)
         await evaluate_model(job, f"expert-{domain}", start, [domain])
+        others = [other for other in job.recipe.domains if other != domain]
+        if job.recipe.eval.experts_everywhere and others:
+            await evaluate_model(job, f"{ELSEWHERE}-{domain}", start, others)
 
 
 async def _sft(job: Job, domain: str, start: Path) -> Path:

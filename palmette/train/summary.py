@@ -14,6 +14,7 @@ import psutil
 from palmette.report.axes import axes_of
 from palmette.report.load import MODELS
 from palmette.run import RunDir, write_atomic
+from palmette.train.job import ELSEWHERE
 from palmette.train.recipe import Recipe
 
 _OF_DOMAIN = ("sft", "expert")  # models that are measured on their own domain alone
@@ -37,6 +38,7 @@ def write_summary(recipe: Recipe, run: RunDir) -> dict[str, Any]:
     summary = {
         "domains": domains,
         "axes": axes_of(named),
+        "experts_elsewhere": _elsewhere(recipe, run),
         "tasks_held_out": sum(held_out.values()),
         "minutes": round(sum(stage.get("seconds", 0.0) for stage in stages) / 60, 2),
         "peak_memory_gb": max((stage.get("peak_memory_gb", 0.0) for stage in stages), default=0.0),
@@ -45,6 +47,19 @@ def write_summary(recipe: Recipe, run: RunDir) -> dict[str, Any]:
     }
     write_atomic(run.path / "summary.json", json.dumps(summary, indent=1) + "\n")
     return summary
+
+
+def _elsewhere(recipe: Recipe, run: RunDir) -> dict[str, dict[str, Any]]:
+    """Return what each expert scored on the domains of the others, where that was measured."""
+    stages = {domain: f"evaluate/{ELSEWHERE}-{domain}" for domain in recipe.domains}
+    return {
+        expert: {
+            domain: {"pass_1": score["pass_1"], "interval": score["interval"]}
+            for domain, score in run.stage_summary(stage)["domains"].items()
+        }
+        for expert, stage in stages.items()
+        if run.stage_done(stage)
+    }
 
 
 def machine() -> str:

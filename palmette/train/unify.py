@@ -11,7 +11,7 @@ import numpy as np
 
 from palmette.errors import UserError
 from palmette.model.load import save_model
-from palmette.train.distil import check_renderers, fill_distillation
+from palmette.train.distil import DistilConfig, check_renderers, fill_distillation
 from palmette.train.job import Job, evaluate_model, new_stage, teacher_of
 from palmette.train.material import cold_start_samples, solved_samples
 from palmette.train.onpolicy import on_policy
@@ -28,32 +28,38 @@ _CALIBRATION = 64  # rollouts of each expert
 
 
 async def unify(job: Job) -> None:
-    """Distil the experts of all domains into one student that starts from the base."""
-    if "distil" not in job.recipe.stages:
-        return
-    run, config, start, target = job.run, job.recipe.distil, job.place.model_dir, model_dir(job.run, "student")
-    if not run.stage_done("distil"):
-        teachers = {domain: teacher_of(job, domain) for domain in job.recipe.domains}
-        check_renderers(job.place.renderer, teachers)
-        warm = await _cold_start(job, start)
-        models = {domain: job.load(path) for domain, path in teachers.items()}
-        trust = await asyncio.to_thread(_calibrated, job, models) if config.choose == "by_evidence" else None
-        stage = new_stage(job, "distil", warm, config, updates=config.updates)
-        alike = all(type(teacher) is type(stage.model) for teacher in models.values())  # what the self-check stands for
-        row = await on_policy(
-            stage,
-            job.place,
-            job.training_tasks(),
-            config,
-            lambda rollouts: fill_distillation(
-                rollouts, models, config, student=stage.model, trust=trust, tree=stage.tree and alike
-            ),
-            model_name="student",
-            reference=job.load(start) if config.reference_kl else None,
-        )
-        save_model(stage.model, start, target)
-        job.finish("distil", stage.seconds, steps=stage.step, success=row.get("success"))
-    await evaluate_model(job, "student", target, job.recipe.domains)
+    """Distil the experts of all domains into one student that starts from the base, and measure it."""
+    if "distil" in job.recipe.stages:
+        target = await distilled(job, "distil", "student", job.recipe.distil)
+        await evaluate_model(job, "student", target, job.recipe.domains)
+
+
+async def distilled(job: Job, name: str, model: str, config: DistilConfig) -> Path:
+    """Distil the experts as `config` says, as stage `name`, and return the directory of the student, called `model`."""
+    run, start, target = job.run, job.place.model_dir, model_dir(job.run, model)
+    if run.stage_done(name):
+        return target
+    teachers = {domain: teacher_of(job, domain) for domain in job.recipe.domains}
+    check_renderers(job.place.renderer, teachers)
+    warm = await _cold_start(job, start)
+    models = {domain: job.load(path) for domain, path in teachers.items()}
+    trust = await asyncio.to_thread(_calibrated, job, models) if config.choose == "by_evidence" else None
+    stage = new_stage(job, name, warm, config, updates=config.updates)
+    alike = all(type(teacher) is type(stage.model) for teacher in models.values())  # what the self-check stands for
+    row = await on_policy(
+        stage,
+        job.place,
+        job.training_tasks(),
+        config,
+        lambda rollouts: fill_distillation(
+            rollouts, models, config, student=stage.model, trust=trust, tree=stage.tree and alike
+        ),
+        model_name=model,
+        reference=job.load(start) if config.reference_kl else None,
+    )
+    save_model(stage.model, start, target)
+    job.finish(name, stage.seconds, steps=stage.step, success=row.get("success"))
+    return target
 
 
 def _calibrated(job: Job, teachers: Mapping[str, PreTrainedModel]) -> Trust:

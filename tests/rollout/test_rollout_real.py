@@ -21,10 +21,15 @@ from palmette.rollout.run import Rollout
 from palmette.sandbox.api import StartFailed
 from palmette.sandbox.hosts import open_host
 from palmette.scaffolds.loop import ToolLoop
+from palmette.scaffolds.style import Style
+
+STYLES = [Style.read(short) for short in ("", "xml", "code", "text,names=7", "json", "names=3")]
 
 
-async def attempt(task, renderer: Renderer, host, completions: list[tuple[int, ...]]) -> Rollout:
-    engine, scaffold = ScriptedEngine(completions), ToolLoop(200)
+async def attempt(
+    task, renderer: Renderer, host, completions: list[tuple[int, ...]], style: Style = STYLES[0]
+) -> Rollout:
+    engine, scaffold = ScriptedEngine(completions), ToolLoop(200, style=style)
     gateway = Gateway(engine, renderer)
     await gateway.start()
     try:
@@ -60,6 +65,25 @@ async def test_a_demonstration_replayed_is_a_solved_rollout_of_the_same_tokens(
         assert (idle.outcome, idle.reward, idle.turns) == (Outcome.OK, 0.0, 1)
     finally:
         await host.close()
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.short or "plain")
+async def test_a_demonstration_is_what_a_loop_of_its_style_would_have_left(
+    style: Style, renderer: Renderer, tmp_path: Path
+):
+    draft = DOMAINS["terminal"].draft(random.Random(3), tier=1, split="train", name="test/style")
+    task = write_task(draft, tmp_path / "style")
+    host = open_host("namespace")
+    try:
+        shown = await demonstrate(task, renderer, host, style)
+        solved = await attempt(task, renderer, host, turns_of(shown.token_ids, shown.sampled), style)
+    finally:
+        await host.close()
+    (branch,) = solved.tree.branches()
+    assert (solved.outcome, solved.reward) == (Outcome.OK, 1.0), solved.detail
+    assert branch.token_ids.tolist() == list(shown.token_ids)
+    assert branch.sampled.tolist() == list(shown.sampled)
+    assert ("<function=" in renderer.decode(shown.token_ids)) == (style.protocol == "xml")
 
 
 def turns_of(token_ids: tuple[int, ...], sampled: tuple[bool, ...]) -> list[tuple[int, ...]]:

@@ -15,6 +15,7 @@ from palmette.train.recipe import Recipe, read_recipe
 WRONG = [
     ("rl.samples=1", "rl.samples|samples = 1"),
     ("distil.samples=1", "rl_weight = 0"),
+    ('baselines=["by_domain"]', "distil.choose"),
     ('domains=["terminal", "swee"]', "did you mean 'swe'"),
     ('domains=["swe", "swe"]', "twice"),
     ("rl.draws.count=0", "draws.count must be at least 1"),
