@@ -2,9 +2,9 @@
 
     python benchmarks/mcla_curves.py [--quick] [--seeds 3] [--steps 30] [--runs DIR] [--json PATH] [--plot PATH]
 
-The embedded base model learns terminal tasks by reinforcement learning with turn ratios, two updates a step, through
-an engine whose experts flip. Each run is an ordinary run directory below `--runs`: finished ones are not run again, so
-the benchmark can be stopped at any time and goes on where it was.
+The embedded base model learns terminal tasks by reinforcement learning with turn ratios (products, unless an arm says
+otherwise), two updates a step, through an engine whose experts flip. Each run is an ordinary run directory below
+`--runs`: finished ones are not run again, so the benchmark can be stopped at any time and goes on where it was.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "IcePop": {"gate": "icepop"},
     "MCLA, log mean": {"old_logprob": "monte_carlo"},
     "MCLA, prob mean": {"old_logprob": "monte_carlo", "draws": {"mean": "prob"}},
+    "recorded, geometric mean": {"exponent": "geometric_mean"},
+    "MCLA, geometric mean": {"old_logprob": "monte_carlo", "exponent": "geometric_mean"},
     "MCLA + IcePop": {"old_logprob": "monte_carlo", "gate": "icepop", "gate_against": "monte_carlo"},
 }
 SHOWN = ("success", "ratio_var", "clipped", "mismatch_kl", "draw_var", "gated", "grad_norm", "entropy")
@@ -95,7 +97,7 @@ def summarise(rows: Sequence[dict[str, Any]]) -> None:
             worst.append(best - ends[-1])
         if ends:
             spread = " ".join(f"{end:.2f}" for end in ends)
-            print(f"{arm:16} at the end {statistics.median(ends):.2f} ({spread}), below its best by {max(worst):.2f}")
+            print(f"{arm:24} at the end {statistics.median(ends):.2f} ({spread}), below its best by {max(worst):.2f}")
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
