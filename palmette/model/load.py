@@ -67,6 +67,21 @@ def check_model_dir(path: Path) -> None:
         raise UserError(f"{path} has no tokenizer; put tokenizer.json and tokenizer_config.json there")
 
 
+def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of a model's weights, by its configuration alone. Raises `UserError`."""
+    check_model_dir(path)
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # as in load_model
+        raise UserError(f"cannot read the configuration in {path}: {_one_line(error)}") from error
+    return {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+
+
 def load_model(path: Path, *, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
     """Return the causal language model of a directory, in evaluation mode, from local files only.
 

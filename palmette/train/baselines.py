@@ -6,11 +6,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from palmette.errors import UserError
 from palmette.model.load import save_model
-from palmette.train.job import Job, evaluate_model, new_stage, teacher_of
+from palmette.train.average import averaged
+from palmette.train.job import Job, evaluate_model, new_stage
 from palmette.train.material import cold_start_samples
 from palmette.train.onpolicy import on_policy
 from palmette.train.rl import fill_outcomes
@@ -24,30 +23,6 @@ async def compare(job: Job) -> None:
         await evaluate_model(job, name, await _MAKE[name](job), job.recipe.domains)
 
 
-async def _average(job: Job) -> Path:
-    """Return the model whose weights are the mean of the experts'. Raises `UserError` for experts that do not match."""
-    target = model_dir(job.run, "average")
-    if job.run.stage_done("average"):
-        return target
-    paths = [teacher_of(job, domain) for domain in job.recipe.domains]
-    model, *others = [job.load(path) for path in paths]
-    weights = dict(model.named_parameters())  # tied ones once
-    with torch.no_grad():
-        for path, other in zip(paths[1:], others, strict=True):
-            found = dict(other.named_parameters())
-            for name in weights.keys() | found.keys():
-                if name not in weights or name not in found or weights[name].shape != found[name].shape:
-                    raise UserError(
-                        f"{path} and {paths[0]} cannot be averaged ({name} differs); take average out of baselines"
-                    )
-                weights[name].add_(found[name])
-        for tensor in weights.values():
-            tensor.div_(len(paths))
-    save_model(model, paths[0], target)
-    job.finish("average", 0.0, experts=len(paths))
-    return target
-
-
 async def _offline_sft(job: Job) -> Path:
     """Return the base trained on what the experts solved while they learned, as long as an expert on demonstrations."""
     target = model_dir(job.run, "offline_sft")
@@ -56,7 +31,7 @@ async def _offline_sft(job: Job) -> Path:
     samples = cold_start_samples(job.run, job.recipe)
     if not samples:
         raise UserError("the experts of this run solved nothing to imitate; leave offline_sft out of baselines")
-    return await imitate(job, "offline_sft", target, samples, job.recipe.sft)
+    return await imitate(job, "offline_sft", job.place.model_dir, target, samples, job.recipe.sft)
 
 
 async def _mixed_rl(job: Job) -> Path:
@@ -87,7 +62,7 @@ async def _other_student(job: Job, choose: Literal["by_domain", "by_evidence"]) 
 
 
 _MAKE: dict[str, Callable[[Job], Awaitable[Path]]] = {
-    "average": _average,
+    "average": averaged,
     "offline_sft": _offline_sft,
     "mixed_rl": _mixed_rl,
     "by_domain": lambda job: _other_student(job, "by_domain"),

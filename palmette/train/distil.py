@@ -51,6 +51,9 @@ class DistilConfig(OnPolicyConfig):
     teachers: dict[str, str] = Field(
         default_factory=dict, description="domain -> model directory, instead of this run's own experts"
     )
+    start: Literal["base", "average"] = Field(
+        default="base", description="what the student starts from: the base, or the mean of the experts' weights"
+    )
     optim: OptimConfig = Field(default_factory=lambda: OptimConfig(lr=3e-4), description="how weights move")
     cold_start: float = Field(
         default=1.0, ge=0, description="passes over the experts' own solved rollouts before the student samples"

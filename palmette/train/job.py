@@ -12,7 +12,7 @@ from palmette.engine.api import Sampling
 from palmette.envs.api import Task
 from palmette.errors import UserError
 from palmette.evaluate.run import Evaluation, evaluate, shown_on
-from palmette.model.load import load_model
+from palmette.model.load import load_model, resolve_model
 from palmette.progress import Progress
 from palmette.rollout.casting import Casting, cast
 from palmette.run import RunDir
@@ -71,7 +71,7 @@ def new_stage(job: Job, name: str, start: Path, config: SftConfig | OnPolicyConf
 def teacher_of(job: Job, domain: str) -> Path:
     """Return the model that teaches a domain: the recipe's own choice, else the furthest this run has trained."""
     if domain in job.recipe.distil.teachers:
-        return Path(job.recipe.distil.teachers[domain])
+        return resolve_model(job.recipe.distil.teachers[domain])
     for name in (f"expert-{domain}", f"sft-{domain}"):
         if model_dir(job.run, name).is_dir():
             return model_dir(job.run, name)

@@ -26,7 +26,7 @@ from palmette.train.memory import Watch
 from palmette.train.recipe import Recipe
 from palmette.train.specialise import specialise
 from palmette.train.summary import write_summary
-from palmette.train.unify import unify
+from palmette.train.unify import check_teachers, unify
 from palmette.train.workplace import Workplace, open_workplace
 
 
@@ -39,6 +39,7 @@ async def specialise_then_unify(recipe: Recipe, run: RunDir) -> None:
     """Train an expert for each domain, then one student of all experts; evaluate each; write summary and report."""
     with Watch() as watch:
         async with open_workplace(recipe, run) as place:
+            check_teachers(recipe, place.model_dir, place.renderer)
             job = Job(recipe=recipe, run=run, place=place, tasks=await _tasks(recipe, run, place), watch=watch)
             await evaluate_model(job, "base", place.model_dir, recipe.domains)
             for domain in recipe.domains:

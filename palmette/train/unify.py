@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from palmette.chat.template import Renderer
 from palmette.errors import UserError
-from palmette.model.load import save_model
+from palmette.model.load import check_model_dir, resolve_model, save_model
+from palmette.train.average import averaged, check_alike
 from palmette.train.distil import DistilConfig, check_renderers, fill_distillation
 from palmette.train.job import Job, evaluate_model, new_stage, teacher_of
 from palmette.train.material import cold_start_samples, solved_samples
 from palmette.train.onpolicy import on_policy
+from palmette.train.recipe import Recipe
 from palmette.train.samples import Sample
 from palmette.train.score import score_samples
 from palmette.train.sft import SftConfig, sft
@@ -34,13 +37,28 @@ async def unify(job: Job) -> None:
         await evaluate_model(job, "student", target, job.recipe.domains)
 
 
+def check_teachers(recipe: Recipe, base: Path, student: Renderer) -> None:
+    """Refuse, before anything runs, teachers that the recipe names and its student cannot learn from.
+
+    Raises `UserError` for a directory that is no model, one with another tokenizer or template, and for one that has no
+    mean with the others where a mean is asked for.
+    """
+    named = {domain: resolve_model(path) for domain, path in recipe.distil.teachers.items()}
+    for path in named.values():
+        check_model_dir(path)
+    check_renderers(student, named)
+    if recipe.distil.start == "average" or "average" in recipe.baselines:
+        check_alike([named.get(domain, base) for domain in recipe.domains])
+
+
 async def distilled(job: Job, name: str, model: str, config: DistilConfig) -> Path:
     """Distil the experts as `config` says, as stage `name`, and return the directory of the student, called `model`."""
-    run, start, target = job.run, job.place.model_dir, model_dir(job.run, model)
+    run, target = job.run, model_dir(job.run, model)
     if run.stage_done(name):
         return target
     teachers = {domain: teacher_of(job, domain) for domain in job.recipe.domains}
     check_renderers(job.place.renderer, teachers)
+    start = await averaged(job) if config.start == "average" else job.place.model_dir
     warm = await _cold_start(job, start)
     models = {domain: job.load(path) for domain, path in teachers.items()}
     trust = await asyncio.to_thread(_calibrated, job, models) if config.choose == "by_evidence" else None
@@ -90,12 +108,11 @@ async def _cold_start(job: Job, start: Path) -> Path:
     samples = cold_start_samples(job.run, job.recipe) if job.recipe.distil.cold_start else []
     if not samples:
         return start
-    return await imitate(job, name, target, samples, config)
+    return await imitate(job, name, start, target, samples, config)
 
 
-async def imitate(job: Job, name: str, target: Path, samples: Sequence[Sample], config: SftConfig) -> Path:
-    """Train the base on what the experts solved, as stage `name`, and return where it was saved."""
-    start = job.place.model_dir
+async def imitate(job: Job, name: str, start: Path, target: Path, samples: Sequence[Sample], config: SftConfig) -> Path:
+    """Train a model on what the experts solved, as stage `name`, and return where it was saved."""
     stage = new_stage(job, name, start, config, updates=config.steps(len(samples)))
     row = await sft(stage, samples, config)
     save_model(stage.model, start, target)

@@ -352,3 +352,39 @@ def test_teachers_with_another_template_are_refused(tmp_path: Path) -> None:
     check_renderers(Renderer.from_dir(one), {"swe": one})
     with pytest.raises(UserError, match="the swe teacher"):
         check_renderers(Renderer.from_dir(one), {"swe": other})
+
+
+async def test_a_student_may_start_from_the_mean_of_the_experts(tmp_path: Path) -> None:
+    recipe = shrunken(make_checkpoint(tmp_path / "llama", "llama"))
+    still = {"start": "average", "optim": recipe.distil.optim.model_copy(update={"lr": 1e-12})}
+    recipe = recipe.model_copy(update={"distil": recipe.distil.model_copy(update=still), "stages": ["sft", "distil"]})
+    run = RunDir.create(tmp_path / "run", recipe, seed=recipe.seed)
+    await run_pipeline(recipe, run)
+    experts = [load_model(run.path / "models" / f"sft-{domain}").state_dict() for domain in ("terminal", "swe")]
+    for name, tensor in load_model(run.path / "models" / "student").state_dict().items():
+        torch.testing.assert_close(tensor, (experts[0][name] + experts[1][name]) / 2)
+
+
+_UNLIKE = r"^[^\n]*is of another architecture than[^\n]*distil\.start$"
+
+
+@pytest.mark.parametrize(
+    ("baselines", "start", "message"),
+    [
+        (["average"], "base", _UNLIKE),
+        ([], "average", _UNLIKE),
+        ([], "base", r"^[^\n]*another tokenizer or chat template[^\n]*$"),
+    ],
+)
+async def test_unfit_teachers_are_refused_before_anything_runs(
+    baselines: list[str], start: str, message: str, tmp_path: Path
+) -> None:
+    recipe = shrunken(make_checkpoint(tmp_path / "qwen3", "qwen3"))
+    template = CHATML if "architecture" in message else CHATML.replace("# Tools", "# The tools")
+    teacher = make_checkpoint(tmp_path / "llama", "llama", template=template)
+    distil = recipe.distil.model_copy(update={"teachers": {"swe": str(teacher)}, "start": start})
+    recipe = recipe.model_copy(update={"distil": distil, "baselines": baselines})
+    run = RunDir.create(tmp_path / "run", recipe, seed=recipe.seed)
+    with pytest.raises(UserError, match=message):
+        await run_pipeline(recipe, run)
+    assert run.stages() == []
