@@ -200,7 +200,9 @@ def plot(rows: Sequence[Row], path: Path) -> None:
                 drawn = sorted((r.K, getattr(r, key)) for r in of if r.estimator == "monte_carlo log")
                 axis.plot([k for k, _ in drawn], [v for _, v in drawn], marker="o", label=noise)
             axis.set_xscale("log", base=2)
-            axis.set_yscale("log" if key == "ratio_var" else "linear")
+            if key == "ratio_var":
+                axis.set_yscale("log")
+                axis.set_ylim(1e-8, 1)  # the product under dropped tokens is above this
             axis.set_title(f"{key.replace('_', ' ')}, {exponent.replace('_', ' ')}", fontsize=10)
             axis.set_xlabel("draws K")
     axes[0][0].legend(fontsize=8)
