@@ -85,7 +85,7 @@ def arms(quick: bool) -> list[Arm]:
         for count in (1, 8) if quick else DRAWS:
             config = {"old_logprob": "monte_carlo", "draws": DrawsConfig(count=count, mean=mean)}  # type: ignore[arg-type]
             found.append(Arm(name=f"monte_carlo {mean}", config=config, draws=count))
-    eight = DrawsConfig(count=8)
+    eight = DrawsConfig(count=8, mean="log")
     found.append(Arm(name="recorded", config={"gate": "tis"}))
     found.append(Arm(name="recorded", config={"gate": "icepop"}))
     mcla = {"old_logprob": "monte_carlo", "gate": "icepop", "gate_against": "monte_carlo", "draws": eight}

@@ -21,17 +21,18 @@ from palmette.run import RunDir
 from palmette.train.pipeline import run_pipeline
 from palmette.train.recipe import Recipe
 
+LOG = {"mean": "log"}
 ARMS: dict[str, dict[str, Any]] = {
     "recorded": {},
     "recompute": {"old_logprob": "recompute"},
     "route replay": {"old_logprob": "replay"},
     "TIS": {"gate": "tis"},
     "IcePop": {"gate": "icepop"},
-    "MCLA, log mean": {"old_logprob": "monte_carlo"},
+    "MCLA, log mean": {"old_logprob": "monte_carlo", "draws": LOG},
     "MCLA, prob mean": {"old_logprob": "monte_carlo", "draws": {"mean": "prob"}},
     "recorded, geometric mean": {"exponent": "geometric_mean"},
-    "MCLA, geometric mean": {"old_logprob": "monte_carlo", "exponent": "geometric_mean"},
-    "MCLA + IcePop": {"old_logprob": "monte_carlo", "gate": "icepop", "gate_against": "monte_carlo"},
+    "MCLA, geometric mean": {"old_logprob": "monte_carlo", "draws": LOG, "exponent": "geometric_mean"},
+    "MCLA + IcePop": {"old_logprob": "monte_carlo", "draws": LOG, "gate": "icepop", "gate_against": "monte_carlo"},
 }
 SHOWN = ("success", "ratio_var", "clipped", "mismatch_kl", "draw_var", "gated", "grad_norm", "entropy")
 

@@ -34,7 +34,7 @@ class DrawsConfig(BaseModel):
         default=8, description="K, at least 1; auto: the fewest that keep the noise of a ratio within its budget"
     )
     mean: Literal["log", "prob"] = Field(
-        default="log", description="what is averaged: log-probs (the report) | probabilities (KAT's earlier note)"
+        default="prob", description="what is averaged: log-probs (the report) | probabilities (KAT's earlier note)"
     )
     engine: Literal["inference", "training"] = Field(default="inference", description="whose passes they are")
     budget: float | None = Field(
