@@ -13,6 +13,8 @@ from rich.text import Text
 
 from palmette.report.load import MODELS
 
+_ACROSS = 4  # models that a terminal of 80 columns has room for side by side
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
@@ -67,17 +69,20 @@ def headline(domains: Mapping[str, Mapping[str, Any]]) -> Headline:
 
 
 def as_rich(table: Headline, title: str = "pass@1 on held-out tasks, %") -> Table:
-    """Return the table for a terminal; intervals are dimmed."""
-    grid = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    grid.add_column("domain", no_wrap=True)
-    for model in table.models:
-        grid.add_column(model, justify="right")
-    grid.add_column("expert − base", justify="right")
-    grid.add_column("student / expert", justify="right")
+    """Return the table for a terminal, a line a domain, or where there are many models a line a model."""
+    lines: list[list[str | Text]] = [["domain", *table.models, "expert − base", "student / expert"]]
     for domain, cells in table.rows.items():
         shown = [cells.get(model, Cell(share=None)) for model in table.models]
         texts = [Text.assemble((each.text, "bold"), (f"  {each.range_text}".rstrip(), "dim")) for each in shown]
-        grid.add_row(domain, *texts, _points(table.gain_points(domain)), _percent(table.kept(domain)))
+        lines.append([domain, *texts, _points(table.gain_points(domain)), _percent(table.kept(domain))])
+    if len(table.models) > _ACROSS:
+        lines = [list(line) for line in zip(*lines, strict=True)]
+        lines[0][0] = "model"
+    grid = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for number, head in enumerate(lines[0]):
+        grid.add_column(head, no_wrap=not number, justify="right" if number else "left")
+    for line in lines[1:]:
+        grid.add_row(*line)
     return grid
 
 

@@ -85,4 +85,4 @@ def _report(job: Job) -> None:
     job.finish("report", time.monotonic() - start_s)
     console = Console()
     console.print(as_rich(headline(summary["domains"])))
-    console.print(f"report: {path}", highlight=False)
+    console.print(f"report: {path}", highlight=False, soft_wrap=True)

@@ -133,7 +133,7 @@ def clone_with(root: Path, *rows: object) -> Path:
 
 
 async def test_rows_run_on_the_code_of_a_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clones, "_clones", lambda: tmp_path / "cache")
+    monkeypatch.setattr(clones, "cache_dir", lambda *parts: tmp_path.joinpath("cache", *parts))
     told = {
         "actions": [CANCEL],
         "communicate_info": ["1250"],

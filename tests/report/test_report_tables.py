@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import pytest
@@ -47,3 +48,17 @@ def test_rich_holds_every_number():
     console.file.close()
     for number in ("25.0", "10–40", "75.0", "50.0", "+50.0", "67 %"):
         assert number in text
+
+
+def test_many_models_fit_a_terminal_of_80_columns():
+    names = ("base", "sft", "expert", "average", "offline_sft", "mixed_rl", "by_evidence", "student")
+    scores = {name: 0.5 + 0.01 * number for number, name in enumerate(names)}
+    domains = ("terminal", "swe", "web", "search", "general")
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(as_rich(headline({domain: {**scores, "base_interval": [0.4, 0.6]} for domain in domains})))
+    lines = console.export_text().splitlines()
+    for name, share in scores.items():
+        (line,) = (line for line in lines if line.startswith(f"  {name}  "))
+        assert line.count(f"{100 * share:.1f}") == 5
+    (head,) = (line for line in lines if line.startswith("  model "))
+    assert head.split() == ["model", *domains]
