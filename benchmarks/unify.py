@@ -116,7 +116,7 @@ def show(rows: Sequence[Row], costs: Sequence[Row]) -> str:
         lines.append(f"| {model} | {' | '.join([*cells, *spent])} |")
     for model in (model for model in order[-3:] if model in found):
         pairs = [(_of(rows, model, column), _of(rows, "expert", column)) for column in columns]
-        shares = [f"{statistics.mean(own) / statistics.mean(best):.1%}" if own and best else "" for own, best in pairs]
+        shares = [f"{sum(own) / sum(best):.1%}" if len(own) == len(best) and any(best) else "" for own, best in pairs]
         lines.append(f"| {model} / expert | {' | '.join(shares)} | | | |")
     return "\n".join(lines)
 
