@@ -5,7 +5,7 @@
 One terminal expert (SFT, then RL) an arm and seed, with as many demonstrations, rollouts and updates in each: no axis,
 complexity (tasks that the policy solves sometimes), intent (groups told as specification and as request), scaffold (the
 loop in three styles, demonstrations too), and all. Each is measured on held-out tasks as trained, on tiers harder than
-any in training, in a phrasing that nobody trained on (colloquial), and by styles that nobody trained with. Each run is
+any in training, in a phrasing that nobody trained on (colloquial), and by a style that nobody trained with. Each run is
 an ordinary run directory below `--runs`: finished ones are not run again. Rows: ``{arm, seed, model, axis, value,
 pass_1}``.
 """
@@ -13,7 +13,6 @@ pass_1}``.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import statistics
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from palmette.run import RunDir, write_atomic
-from palmette.train.pipeline import run_pipeline
+from palmette.train.pipeline import finished_run
 from palmette.train.recipe import Recipe
 
 Row = dict[str, Any]
@@ -70,15 +69,6 @@ def recipe_of(arm: str, seed: int, quick: bool) -> Recipe:
     )
 
 
-def train(arm: str, seed: int, quick: bool, folder: Path) -> RunDir:
-    """Return the finished run; made, or gone on with if it is there."""
-    path, recipe = folder / f"{arm}-{seed}", recipe_of(arm, seed, quick)
-    run = RunDir.open(path) if path.is_dir() else RunDir.create(path, recipe, seed=seed)
-    if not run.stage_done("report"):
-        asyncio.run(run_pipeline(recipe, run))
-    return run
-
-
 def rows_of(arm: str, seed: int, run: RunDir) -> list[Row]:
     """Return a row for every model and every value of every axis."""
     summary = json.loads((run.path / "summary.json").read_text())
@@ -118,7 +108,8 @@ def main() -> None:
     rows: list[Row] = []
     for seed in range(1 if options.quick else options.seeds):
         for arm in ARMS:
-            rows += rows_of(arm, seed, train(arm, seed, options.quick, options.runs))
+            run = finished_run(options.runs / f"{arm}-{seed}", recipe_of(arm, seed, options.quick))
+            rows += rows_of(arm, seed, run)
             if options.json:
                 write_atomic(options.json, json.dumps(rows, indent=1) + "\n")
         print(f"\n{show(rows)}\n", flush=True)

@@ -10,7 +10,6 @@ otherwise), two updates a step, through an engine whose experts flip. Each run i
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import statistics
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from palmette.run import RunDir
-from palmette.train.pipeline import run_pipeline
+from palmette.train.pipeline import finished_run
 from palmette.train.recipe import Recipe
 
 LOG = {"mean": "log"}
@@ -77,10 +76,7 @@ def rows_of(arm: str, seed: int, run: RunDir) -> list[dict[str, Any]]:
 def train(arm: str, seed: int, steps: int, router_std: float, folder: Path) -> list[dict[str, Any]]:
     """Return the rows of one run, which is made or gone on with if it is not finished."""
     path = folder / f"{arm.replace(' ', '-').replace(',', '')}-{seed}"
-    recipe = recipe_of(arm, seed, steps, router_std)
-    run = RunDir.open(path) if path.is_dir() else RunDir.create(path, recipe, seed=seed)
-    if not run.stage_done("report"):
-        asyncio.run(run_pipeline(recipe, run))
+    run = finished_run(path, recipe_of(arm, seed, steps, router_std))
     return rows_of(arm, seed, run)
 
 

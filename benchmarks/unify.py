@@ -4,15 +4,14 @@
 
 Runs `recipes/specialise_then_unify.toml` once a seed: ordinary run directories below `--runs`. Finished ones are not
 run again and broken ones go on where they were, so the benchmark may be stopped at any time. Rows are ``{model, domain,
-seed, pass_1, attempts}``; an expert is measured on all domains and called ``expert-<domain>``. The table has the mean
-over seeds with a 95 % interval of that mean (Student's t over seeds; nothing with one), the tokens that were sampled to
-make the model beyond what it starts from, and minutes.
+seed, pass_1, attempts}`` and what the model cost; an expert is measured on all domains and called ``expert-<domain>``
+(``expert``: each on its own). The table has the mean over seeds with a 95 % interval of that mean (Student's t over
+seeds; nothing with one), and medians of minutes, rollouts and tokens trained on, beyond the models it is made from.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import math
 import statistics
@@ -22,7 +21,7 @@ from typing import Any
 
 from palmette.config import load_recipe
 from palmette.run import RunDir, write_atomic
-from palmette.train.pipeline import run_pipeline
+from palmette.train.pipeline import finished_run
 from palmette.train.recipe import Recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "specialise_then_unify.toml"
@@ -33,17 +32,9 @@ QUICK = (
     *("sft.epochs=1", "rl.steps=2", "rl.groups=3", "rl.samples=4"),
     *("distil.steps=1", "distil.groups=4", "distil.samples=2"),
 )
+STUDENTS = ("by_domain", "by_evidence", "student")
 T_95 = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)  # two-sided, by degrees of freedom
 Row = dict[str, Any]
-
-
-def train(recipe: Recipe, folder: Path) -> RunDir:
-    """Return the finished run of a recipe; made, or gone on with if it is there."""
-    path = folder / f"seed-{recipe.seed}"
-    run = RunDir.open(path) if path.is_dir() else RunDir.create(path, recipe, seed=recipe.seed)
-    if not run.stage_done("report"):
-        asyncio.run(run_pipeline(recipe, run))
-    return run
 
 
 def rows_of(run: RunDir, seed: int) -> list[Row]:
@@ -95,18 +86,7 @@ def show(rows: Sequence[Row], costs: Sequence[Row]) -> str:
     domains = list(dict.fromkeys(row["domain"] for row in rows if row["model"] == "base"))
     columns = [[domain] for domain in domains] + [domains]
     alone = [model for model in found if model.startswith("expert-")]
-    order = [
-        "base",
-        *alone,
-        "sft",
-        "expert",
-        "average",
-        "offline_sft",
-        "mixed_rl",
-        "by_domain",
-        "by_evidence",
-        "student",
-    ]
+    order = ["base", *alone, "sft", "expert", "average", "offline_sft", "mixed_rl", *STUDENTS]
     head = ["model", *domains, "mean", "minutes", "rollouts", "tokens"]
     lines = [f"| {' | '.join(head)} |", "|---|" + "--:|" * (len(head) - 1)]
     for model in (model for model in order if model in found):
@@ -114,7 +94,7 @@ def show(rows: Sequence[Row], costs: Sequence[Row]) -> str:
         spent = [_middle([row[key] for row in mine]) for key in ("minutes", "rollouts", "tokens")]
         cells = [_cell(_of(rows, model, column)) for column in columns]
         lines.append(f"| {model} | {' | '.join([*cells, *spent])} |")
-    for model in (model for model in order[-3:] if model in found):
+    for model in (model for model in STUDENTS if model in found):
         pairs = [(_of(rows, model, column), _of(rows, "expert", column)) for column in columns]
         shares = [f"{sum(own) / sum(best):.1%}" if len(own) == len(best) and any(best) else "" for own, best in pairs]
         lines.append(f"| {model} / expert | {' | '.join(shares)} | | | |")
@@ -158,7 +138,7 @@ def main() -> None:
     costs: list[Row] = []
     for seed in options.seeds[:1] if options.quick else options.seeds:
         settings = [*options.settings, *(QUICK if options.quick else ()), f"seed={seed}"]
-        run = train(load_recipe(RECIPE, settings, Recipe), options.runs)
+        run = finished_run(options.runs / f"seed-{seed}", load_recipe(RECIPE, settings, Recipe))
         rows += rows_of(run, seed)
         costs += costs_of(run, seed)
         print(f"\n{show(rows, costs)}\n", flush=True)

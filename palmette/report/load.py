@@ -12,9 +12,8 @@ from typing import Any
 
 from palmette.run import RunDir
 
-MODELS = (  # as a run makes them
-    *("base", "sft", "expert", "average", "offline_sft", "mixed_rl", "by_domain", "by_evidence", "student"),
-)
+_BASELINES = ("average", "offline_sft", "mixed_rl", "by_domain", "by_evidence")
+MODELS = ("base", "sft", "expert", *_BASELINES, "student")  # as a run makes them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

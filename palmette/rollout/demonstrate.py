@@ -70,7 +70,7 @@ class _Reference:
     def __init__(self, steps: Sequence[Step], renderer: Renderer, style: Style, naming: Naming) -> None:
         self.token_ids: list[int] = []
         self.sampled: list[bool] = []
-        self._left, self._taken = list(steps), 0
+        self._turns = (turn_of(step, number) for number, step in enumerate(steps))
         self._renderer, self._protocol, self._naming = renderer, PROTOCOLS[style.protocol], naming
         self._told: tuple[Message, ...] = ()  # all that the last prompt and its answer said
         self._answer_ids: list[int] = []
@@ -79,11 +79,10 @@ class _Reference:
         self, endpoint: Endpoint, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
     ) -> Answer | Stop:
         """Return the next step as the protocol says it."""
-        taken = turn_of(self._left.pop(0), self._taken)
-        calls = [self._naming.as_told(call) for call in taken.tool_calls]
-        answer = self._protocol.say(taken.content, calls, self._naming.told)
+        turn = next(self._turns)
+        calls = [self._naming.as_told(call) for call in turn.tool_calls]
+        answer = self._protocol.say(turn.content, calls, self._naming.told)
         self._write(read_messages(list(messages)).messages, answer, read_tools(list(tools)))
-        self._taken += 1
         return Answer(message=answer, tokens=len(self.token_ids))
 
     async def aclose(self) -> None:

@@ -7,8 +7,10 @@ checkpoint. Stages and models have names: ``sft/swe`` makes ``models/sft-swe``, 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -47,6 +49,14 @@ async def specialise_then_unify(recipe: Recipe, run: RunDir) -> None:
             await compare(job)
             await unify(job)
         _report(job)
+
+
+def finished_run(path: Path, recipe: Recipe) -> RunDir:
+    """Return the run at `path` when it is finished: made, or gone on with from wherever it stands."""
+    run = RunDir.open(path) if path.is_dir() else RunDir.create(path, recipe, seed=recipe.seed)
+    if not run.stage_done("report"):
+        asyncio.run(run_pipeline(recipe, run))
+    return run
 
 
 KINDS: dict[str, Callable[[Any, RunDir], Coroutine[Any, Any, None]]] = {

@@ -31,7 +31,7 @@ _CALIBRATION = 64  # rollouts of each expert
 
 
 async def unify(job: Job) -> None:
-    """Distil the experts of all domains into one student that starts from the base, and measure it."""
+    """Distil the experts of all domains into one student, and measure it."""
     if "distil" in job.recipe.stages:
         target = await distilled(job, "distil", "student", job.recipe.distil)
         await evaluate_model(job, "student", target, job.recipe.domains)
