@@ -1,7 +1,7 @@
 """T2MAC as the paper states it (arXiv 2401.10973): individual evidence, gated links, Dempster's rule, evidence as Q.
 
 Not as its published code does it, whose selector gets no gradient, whose messages are not individual, and beside whose
-evidence an ungated dense path runs (docs/marl.md).
+evidence an ungated dense path runs (docs/papers.md).
 """
 
 from __future__ import annotations
