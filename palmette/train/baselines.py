@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from palmette.train.average import averaged
 from palmette.train.job import Job, evaluate_model, new_stage
 from palmette.train.material import cold_start_samples
 from palmette.train.onpolicy import on_policy
+from palmette.train.recipe import Recipe
 from palmette.train.rl import fill_outcomes
 from palmette.train.stage import model_dir
 from palmette.train.unify import distilled, imitate
@@ -21,6 +23,13 @@ async def compare(job: Job) -> None:
     """Make and measure every model that ``baselines`` names."""
     for name in job.recipe.baselines:
         await evaluate_model(job, name, await _MAKE[name](job), job.recipe.domains)
+
+
+def mixed_steps(recipe: Recipe) -> int:
+    """Return the steps of RL on the mixture that have as many rollouts as the experts and their student together."""
+    rl, distil = recipe.rl, recipe.distil
+    last = distil.steps * distil.groups * distil.samples if "distil" in recipe.stages else 0
+    return rl.steps * len(recipe.domains) + math.ceil(last / (rl.groups * rl.samples))
 
 
 async def _offline_sft(job: Job) -> Path:
@@ -35,11 +44,11 @@ async def _offline_sft(job: Job) -> Path:
 
 
 async def _mixed_rl(job: Job) -> Path:
-    """Return the base after reinforcement learning on all domains at once, with as many rollouts as all experts had."""
+    """Return the base after RL on all domains at once, with as many rollouts as all experts and their student had."""
     target, start = model_dir(job.run, "mixed_rl"), job.place.model_dir
     if job.run.stage_done("mixed_rl"):
         return target
-    config = job.recipe.rl.model_copy(update={"steps": job.recipe.rl.steps * len(job.recipe.domains)})
+    config = job.recipe.rl.model_copy(update={"steps": mixed_steps(job.recipe)})
     stage = new_stage(job, "mixed_rl", start, config, updates=config.updates)
     row = await on_policy(
         stage,

@@ -108,8 +108,8 @@ class Recipe(BaseModel):
     )
     baselines: list[Literal["average", "offline_sft", "mixed_rl", "by_domain", "by_evidence"]] = Field(
         default_factory=list,
-        description="beside the student: mean of the experts' weights | imitation of what they solved | RL on all | "
-        "a second student, by the other distil.choose",
+        description="beside the student: mean of the experts' weights | imitation of what they solved | RL on all, "
+        "with the rollouts of experts and student | a second student, by the other distil.choose",
     )
     scaffold: str = Field(default="loop", description="what drives the model: loop, an agent's name, or its TOML file")
     agents: dict[str, dict[str, float]] = Field(
