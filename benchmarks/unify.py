@@ -6,7 +6,9 @@ Runs `recipes/specialise_then_unify.toml` once a seed: ordinary run directories 
 run again and broken ones go on where they were, so the benchmark may be stopped at any time. Rows are ``{model, domain,
 seed, pass_1, attempts}`` and what the model cost; an expert is measured on all domains and called ``expert-<domain>``
 (``expert``: each on its own). The table has the mean over seeds with a 95 % interval of that mean (Student's t over
-seeds; nothing with one), and medians of minutes, rollouts and tokens trained on, beyond the models it is made from.
+seeds; nothing with one), and medians of minutes, rollouts and tokens trained on, beyond the models it is made from. A
+second one, of rows ``{model, domain, teacher, seed, share}``, has whom the student by evidence believed: the share of a
+domain's rollouts that each expert taught.
 """
 
 from __future__ import annotations
@@ -66,6 +68,18 @@ def costs_of(run: RunDir, seed: int) -> list[Row]:
     return rows
 
 
+def trusts_of(run: RunDir, seed: int) -> list[Row]:
+    """Return the share of each domain's rollouts in which the student by evidence believed each teacher."""
+    steps = run.read_metrics("distil/by_evidence")
+    names = dict.fromkeys(key for row in steps for key in row if key.startswith("trusts/"))
+    rows: list[Row] = []
+    for name in names:
+        _, domain, teacher = name.split("/")
+        share = statistics.mean(row[name] for row in steps if name in row)
+        rows.append({"model": "by_evidence", "domain": domain, "teacher": teacher, "seed": seed, "share": share})
+    return rows
+
+
 def _stages(run: RunDir) -> dict[str, list[str]]:
     """Return the stages that make each model."""
     experts = [name.removeprefix("rl/") for name in run.stages() if name.startswith("rl/")]
@@ -98,6 +112,18 @@ def show(rows: Sequence[Row], costs: Sequence[Row]) -> str:
         pairs = [(_of(rows, model, column), _of(rows, "expert", column)) for column in columns]
         shares = [f"{sum(own) / sum(best):.1%}" if len(own) == len(best) and any(best) else "" for own, best in pairs]
         lines.append(f"| {model} / expert | {' | '.join(shares)} | | | |")
+    return "\n".join(lines)
+
+
+def show_trusts(trusts: Sequence[Row]) -> str:
+    """Return whom the student by evidence believed, in Markdown: per cent of rollouts, mean over seeds."""
+    names = sorted({row["domain"] for row in trusts})
+    lines = [f"| taught by, rollouts of | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
+    for domain in names:
+        believed = [
+            [row["share"] for row in trusts if (row["domain"], row["teacher"]) == (domain, name)] for name in names
+        ]
+        lines.append(f"| {domain} | {' | '.join(f'{100 * statistics.mean(each):.0f}' for each in believed)} |")
     return "\n".join(lines)
 
 
@@ -136,17 +162,18 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[Row] = []
     costs: list[Row] = []
+    trusts: list[Row] = []
     for seed in options.seeds[:1] if options.quick else options.seeds:
         settings = [*options.settings, *(QUICK if options.quick else ()), f"seed={seed}"]
         run = finished_run(options.runs / f"seed-{seed}", load_recipe(RECIPE, settings, Recipe))
         rows += rows_of(run, seed)
         costs += costs_of(run, seed)
-        print(f"\n{show(rows, costs)}\n", flush=True)
+        trusts += trusts_of(run, seed)
+        print(f"\n{show(rows, costs)}\n\n{show_trusts(trusts)}\n", flush=True)
         if options.json:
             spent = {(row["model"], row["seed"]): row for row in costs}
-            write_atomic(
-                options.json, json.dumps([spent.get((r["model"], r["seed"]), {}) | r for r in rows], indent=1) + "\n"
-            )
+            scored = [spent.get((row["model"], row["seed"]), {}) | row for row in rows]
+            write_atomic(options.json, json.dumps(scored + trusts, indent=1) + "\n")
 
 
 if __name__ == "__main__":
