@@ -118,7 +118,7 @@ def show(rows: Sequence[Row], costs: Sequence[Row]) -> str:
 def show_trusts(trusts: Sequence[Row]) -> str:
     """Return whom the student by evidence believed, in Markdown: per cent of rollouts, mean over seeds."""
     names = sorted({row["domain"] for row in trusts})
-    lines = [f"| taught by, rollouts of | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
+    lines = [f"| rollouts of ↓, taught by → | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
     for domain in names:
         believed = [
             [row["share"] for row in trusts if (row["domain"], row["teacher"]) == (domain, name)] for name in names
