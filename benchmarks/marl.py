@@ -51,7 +51,7 @@ GAMES: dict[str, dict[str, Any]] = {
     },
     "scout-roles": {"game": "scout", "steps": 450_000, "learn": {"update_every": 150, "ids": "roles"}},
     "hallway-4-6-10": {"game": "hallway", "steps": 500_000, "learn": _SLOW},
-    "hallway-tight": {"game": "hallway", "steps": 1_000_000, "learn": _SLOW, "hallway": {"slack": 0}},
+    "hallway-tight": {"game": "hallway", "steps": 500_000, "learn": _SLOW, "hallway": {"slack": 0}},
     "hallway-groups": {
         "game": "hallway",
         "steps": 1_000_000,
