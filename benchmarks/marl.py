@@ -35,6 +35,8 @@ from palmette.run import write_atomic
 Row = dict[str, Any]
 
 _SLOW = {"epsilon_steps": 400_000}  # Hallway learns with slow exploration only
+# What moves without end learns too little from an update every 120 steps (pilots, docs/log.md).
+_OFTEN = {"update_every": 60, "batch": 16, "target_every": 50, "lr": 0.001}
 GAMES: dict[str, dict[str, Any]] = {
     "scout-3x2": {"game": "scout", "steps": 450_000, "learn": {"update_every": 150}},
     "scout-5x3": {
@@ -58,8 +60,18 @@ GAMES: dict[str, dict[str, Any]] = {
         "learn": _SLOW,
         "hallway": {"map": "masia_groups"},
     },
-    "navigation-near": {"game": "navigation", "steps": 500_000, "navigation": {"view_radius": 0.6}},
-    "predators-near": {"game": "predators", "steps": 500_000, "predators": {"view_radius": 0.8}},
+    "navigation-near": {
+        "game": "navigation",
+        "steps": 300_000,
+        "learn": _OFTEN,
+        "navigation": {"view_radius": 0.6},
+    },
+    "predators-near": {
+        "game": "predators",
+        "steps": 400_000,
+        "learn": {**_OFTEN, "reward_scale": 0.1},
+        "predators": {"predators": 5, "view_radius": 0.5},
+    },
 }
 
 

@@ -28,6 +28,7 @@ class LearnConfig(BaseModel):
     lr: float = Field(default=7e-4, gt=0, description="Adam's, of values")
     selector_lr: float = Field(default=1e-3, gt=0, description="Adam's, of a gate")
     gamma: float = Field(default=0.99, gt=0, le=1, description="discount of a step")
+    reward_scale: float = Field(default=1.0, gt=0, description="of rewards in learning; scores stay as they are")
     td_lambda: float = Field(default=0.6, ge=0, le=1, description="of Q(lambda); 0 is one step")
     clip: float = Field(default=10.0, gt=0, description="greatest norm of a gradient")
     target_every: int = Field(default=100, ge=1, description="updates between copies to the target networks")
@@ -110,7 +111,8 @@ class Learner:
             value_R = self._target_mixer(_at(target.q_MNA, greedy_RN), scene.state_MS)
             value_EU = live.spread(value_R, episodes.state_EUS[..., 0])
             config = self.config
-            target_ET = lambda_returns(value_EU, episodes, gamma=config.gamma, td_lambda=config.td_lambda)
+            scaled = replace(episodes, reward_ET=episodes.reward_ET * config.reward_scale)
+            target_ET = lambda_returns(value_EU, scaled, gamma=config.gamma, td_lambda=config.td_lambda)
             return talk, live.rows(target_ET)
 
     def _update_selector(self, talk: Talk) -> dict[str, float]:

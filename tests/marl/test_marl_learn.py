@@ -133,6 +133,16 @@ def test_double_q_takes_the_online_choice_at_the_target_s_value():
             assert abs(float(target_ET[episode, step]) - expected) < 1e-4
 
 
+def test_a_reward_counts_as_much_as_its_scale_says():
+    rewards = torch.randn(8, 6)
+
+    def loss(scale, factor):
+        learner, _, episodes = started("none", config=SMALL.model_copy(update={"reward_scale": scale}))
+        return learner.update(replace(episodes, reward_ET=factor * rewards))["loss"]
+
+    assert loss(0.5, 2.0) == loss(1.0, 1.0) != loss(0.5, 1.0)
+
+
 @pytest.mark.parametrize("method", ["none", "masia", "t2mac_plus"])
 def test_what_lies_behind_an_episode_s_end_changes_nothing(method):
     (learner, _, episodes), (other, _, _) = (started(method, short_episodes()) for _ in range(2))
