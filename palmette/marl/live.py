@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """R rows, step by step, within a step the longest episode first: the order of torch's `PackedSequence`."""
+    """R rows, step by step, within a step the longest episode first: each step is a slice."""
 
     episode_R: Tensor
     step_R: Tensor

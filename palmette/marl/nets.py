@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from palmette.marl.comm.api import Comm, Scene, Talk
 
@@ -33,9 +32,15 @@ class Agents(nn.Module):
 
     def remember_rows(self, inputs_RNI: Tensor, count_T: Tensor) -> Tensor:
         """Return hidden_RNH of whole episodes from their beginnings, in rows as `palmette.marl.live.Live` has them."""
-        rows, agents, _ = inputs_RNI.shape
-        packed = PackedSequence(torch.relu(self.encode(inputs_RNI)).flatten(0, 1), count_T * agents)
-        return self.memory(packed)[0].data.view(rows, agents, -1)
+        seen_RNH = torch.relu(self.encode(inputs_RNI))
+        hidden_XH = torch.zeros_like(seen_RNH[: int(count_T[0])]).flatten(0, 1)
+        steps = []
+        # Not torch's packed GRU: going back, it fills a tensor of all rows for every step.
+        for seen_ENH in seen_RNH.split(count_T.tolist()):
+            seen_XH = seen_ENH.flatten(0, 1)
+            hidden_XH = torch.gru_cell(seen_XH, hidden_XH[: len(seen_XH)], *self.memory.all_weights[0])
+            steps.append(hidden_XH)
+        return torch.cat(steps).view_as(seen_RNH)
 
     def talk(self, hidden_MNH: Tensor, scene: Scene) -> Talk:
         """Return what a round of communication makes of hidden states."""
