@@ -123,13 +123,17 @@ def _compiled(name: str, sight: float | None, see_enemy: bool, limit: int) -> tu
             "enemies": alive[env.num_agents :].any(),
         }
 
+    def settled(state: Any) -> Any:
+        """Return the state with its kinds of numbers fixed: else the second step compiles once more."""
+        return jax.tree.map(lambda leaf: jax.numpy.asarray(leaf).astype(jax.numpy.result_type(leaf)), state)
+
     def start(key: Any) -> Any:
-        _, state = env.reset(key)
+        state = settled(env.reset(key)[1])
         return look(state), state
 
     def step(key: Any, state: Any, actions: Any, over: Any) -> Any:
         _, after, rewards, dones, _ = env.step_env(key, state, actions)
-        after = jax.tree.map(lambda new, old: jax.numpy.where(over, old, new), after, state)
+        after = settled(jax.tree.map(lambda new, old: jax.numpy.where(over, old, new), after, state))
         reward = jax.numpy.where(over, 0.0, rewards[env.agents[0]])
         return look(after), after, reward, over | dones["__all__"]
 
