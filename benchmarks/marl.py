@@ -1,7 +1,7 @@
 """Learning: every method on every game, at equal updates and equal environment steps.
 
     python benchmarks/marl.py [--games scout-3x2 ...] [--methods none ...] [--seeds 5] [--steps N] [--json PATH]
-                              [--models DIR]
+                              [--models DIR] [--show]
 
 Rows are ``{game, method, seed, score, comm_rate, messages, env_steps, updates, minutes}``: the score (share won, or
 mean return) is the mean of the last three greedy tests, minutes are of processor time in one thread. ``random`` runs at
@@ -74,6 +74,8 @@ GAMES: dict[str, dict[str, Any]] = {
     },
 }
 
+_MEANS = ("comm_rate", "messages", "minutes")
+
 
 def main() -> None:
     """Train what is asked for and print the tables."""
@@ -84,6 +86,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="environment steps, instead of each game's")
     parser.add_argument("--json", type=Path, help="read and write rows here")
     parser.add_argument("--models", type=Path, help="write trained agents below this directory")
+    parser.add_argument("--show", action="store_true", help="train nothing, print the tables of what is there")
     parser.add_argument("--quick", action="store_true", help="2,000 steps of the small Scout: does it run at all")
     options = parser.parse_args()
     if options.quick:
@@ -91,7 +94,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     rows: list[Row] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
-    for game, method in _plan(options.games, options.methods):
+    for game, method in [] if options.show else _plan(options.games, options.methods):
         there = {row["seed"] for row in rows if (row["game"], row["method"]) == (game, method)}
         for row, agents in train(game, method, set(range(options.seeds)) - there, rows, steps=options.steps):
             if options.models:
@@ -149,28 +152,37 @@ def _row(game: str, method: str, training: Training, tests: list[Measured]) -> R
 
 
 def show(rows: list[Row]) -> None:
-    """Print, by game, each method's median, interquartile mean with a 95 % bootstrap interval, rate and cost."""
+    """Print a Markdown table a game: score, rate and cost of each method, and what each seed scored."""
     for game in dict.fromkeys(row["game"] for row in rows):
         of_game = [row for row in rows if row["game"] == game]
         silent = [row["score"] for row in of_game if row["method"] == "none"]
         recipe = MarlRecipe.model_validate({**GAMES[game], "kind": "marl"})
         bar = clock_bar(recipe.hallway) if recipe.game == "hallway" else None
-        print(f"\n{game}" + (f" (the best clock without a word: {float(bar):.3f})" if bar is not None else ""))
-        print(f"{'method':12}{'median':>9}{'IQM':>9}{'95 %':>19}{'links':>8}{'gain/message':>14}{'min':>7}  seeds")
+        print(f"\n**{game}**" + (f" (the best clock without a word: {float(bar):.3f})" if bar is not None else ""))
+        print("\n| method | median | IQM (95 %) | links | messages a step | gain a message | CPU min | seeds |")
+        print("|---|--:|--:|--:|--:|--:|--:|---|")
         for method in dict.fromkeys(row["method"] for row in of_game):
-            mine = [row for row in of_game if row["method"] == method]
-            scores = [row["score"] for row in mine]
-            low, high = bootstrap(scores)
-            messages = statistics.fmean(row["messages"] for row in mine)
-            gain = "-"
-            if silent and messages > 0:
-                gain = f"{(statistics.fmean(scores) - statistics.fmean(silent)) / messages:.4f}"
-            rate, minutes = (statistics.fmean(row[name] for row in mine) for name in ("comm_rate", "minutes"))
-            dots = " ".join(f"{score:.2f}" for score in scores)
-            print(
-                f"{method:12}{statistics.median(scores):9.3f}{interquartile_mean(scores):9.3f}"
-                f"{f'{low:.3f} to {high:.3f}':>19}{rate:8.3f}{gain:>14}{minutes:7.2f}  {dots}"
-            )
+            print(_line(method, [row for row in of_game if row["method"] == method], silent))
+
+
+def _line(method: str, mine: list[Row], silent: list[float]) -> str:
+    scores = sorted(row["score"] for row in mine)
+    low, high = bootstrap(scores)
+    rate, messages, minutes = (statistics.fmean(row[name] for row in mine) for name in _MEANS)
+    gain = ""
+    if silent and messages > 0:
+        gain = f"{(statistics.fmean(scores) - statistics.fmean(silent)) / messages:.3f}"
+    cells = [
+        method,
+        f"{statistics.median(scores):.2f}",
+        f"{interquartile_mean(scores):.2f} ({low:.2f}–{high:.2f})",
+        f"{100 * rate:.0f} %",
+        f"{messages:.1f}",
+        gain,
+        f"{minutes:.1f}",
+        " ".join(f"{each:.2f}" for each in scores),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def interquartile_mean(values: list[float]) -> float:
