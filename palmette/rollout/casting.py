@@ -19,14 +19,15 @@ Casting = Callable[[Task, int, int], tuple[Task, Scaffold]]
 def cast(crew: Crew, *, start: int = 0, samples: int = 1, intents: Sequence[str] = (), within: bool = False) -> Casting:
     """Return the casting of groups that come after `start` others, of `samples` each.
 
-    A group has one scaffold, the groups of a domain taking turns by share; `within` a group the samples take turns.
+    A group has one scaffold, by share; `within` a group the samples take turns.
     With `intents` (of `palmette.envs.api.INTENTS`) the samples of a group are told the task in these ways in turn; each
     scaffold hears all of them where there are samples enough.
     """
 
     def casting(task: Task, group: int, sample: int) -> tuple[Task, Scaffold]:
         number = start + group
-        driver = crew.scaffold(task.domain, number * samples + sample if within else number)
+        taking_turns = number * samples + sample
+        driver = crew.scaffold(task.domain, taking_turns) if within else crew.of_group(task.domain, number)
         if not intents:
             return task, driver
         turn = sample // len(crew.names(task.domain)) if within else sample

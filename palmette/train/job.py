@@ -81,8 +81,8 @@ def teacher_of(job: Job, domain: str) -> Path:
 async def evaluate_model(job: Job, name: str, path: Path, domains: Sequence[str]) -> None:
     """Measure the model directory `path` on the held-out tasks of `domains`, as stage ``evaluate/<name>``.
 
-    First as training told and drove tasks, then in every phrasing and by every scaffold that the recipe's ``eval``
-    names; what these scored stands under ``axes`` in the stage's summary.
+    First as training told and drove tasks (or by the recipe's ``eval.scaffold``), then in every phrasing and by every
+    scaffold that ``eval`` names; what these scored stands under ``axes`` in the stage's summary.
     """
     stage = f"evaluate/{name}"
     if job.run.stage_done(stage):
@@ -91,14 +91,21 @@ async def evaluate_model(job: Job, name: str, path: Path, domains: Sequence[str]
     config, place = job.recipe.eval, job.place
     tasks = [task for domain in domains for task in job.tasks[domain]["heldout"]]
     await place.serve(job.load(path))
-    result = await _measure(job, name, stage, tasks, cast(place.crew))
+
+    def casting(intents: Sequence[str], by: str | None = config.scaffold) -> Casting:
+        plan = cast(place.crew, intents=intents)
+        if by is None:
+            return plan
+        driver = place.crew.named(by)
+        return lambda task, group, sample: (plan(task, group, sample)[0], driver)
+
+    result = await _measure(job, name, stage, tasks, casting([]))
     axes: dict[str, dict[str, Any]] = {}
     for level in config.intents:
-        found = await _measure(job, name, f"{stage}/{level}", tasks, cast(place.crew, intents=[level]))
+        found = await _measure(job, name, f"{stage}/{level}", tasks, casting([level]))
         axes.setdefault("intent", {})[level] = found.to_dict()["domains"]
     for scaffold in config.scaffolds:
-        driver = place.crew.named(scaffold)
-        found = await _measure(job, name, f"{stage}/{scaffold}", tasks, lambda task, _g, _s, by=driver: (task, by))
+        found = await _measure(job, name, f"{stage}/{scaffold}", tasks, casting([], by=scaffold))
         axes.setdefault("scaffold", {})[scaffold] = found.to_dict()["domains"]
     numbers = {f"pass_1/{domain}": score.pass_1 for domain, score in result.domains.items()}
     job.run.metrics(stage, 0, **numbers)

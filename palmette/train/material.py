@@ -57,7 +57,7 @@ async def ready_tasks(recipe: Recipe, run: RunDir, place: Workplace) -> tuple[di
 
 
 async def demonstrations(run: RunDir, domain: str, tasks: Sequence[Task], place: Workplace) -> list[Sample]:
-    """Return one demonstration of each task, by the scaffolds that drive the domain in turn; kept in the run.
+    """Return one demonstration of each task, by the scaffolds that drive the domain; kept in the run.
 
     A command-line agent writes its own prompts, so where one would drive, the plain loop is shown.
     """
@@ -67,7 +67,7 @@ async def demonstrations(run: RunDir, domain: str, tasks: Sequence[Task], place:
         with Progress(f"demonstrations/{domain}", len(tasks), "tasks") as bar:
 
             async def one(number: int, task: Task) -> tuple[np.ndarray, np.ndarray]:
-                driver = place.crew.scaffold(domain, number)
+                driver = place.crew.of_group(domain, number)
                 style = driver.style if isinstance(driver, ToolLoop) else None
                 async with gate:
                     shown = await demonstrate(task, place.renderer, place.host, style)

@@ -56,6 +56,9 @@ class EvalConfig(BaseModel):
     experts_everywhere: bool = Field(
         default=False, description="measure each expert on the other domains too, not on its own alone"
     )
+    scaffold: str | None = Field(
+        default=None, description="what drives held-out tasks; none: the scaffolds of [agents] by their shares"
+    )
     intents: list[Intent] = Field(
         default_factory=list, description="phrasings in which all held-out tasks are attempted once more"
     )
@@ -145,6 +148,7 @@ class Recipe(BaseModel):
             self.scaffold,
             *(name for shares in self.agents.values() for name in shares),
             *self.eval.scaffolds,
+            *filter(None, [self.eval.scaffold]),
         ):
             if name not in SCAFFOLDS:
                 raise ValueError(_unknown("scaffold", name, SCAFFOLDS))

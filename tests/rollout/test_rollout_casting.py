@@ -38,6 +38,15 @@ def test_shares_hold_after_any_number_of_rollouts(shares: list[float], count: in
         assert abs(had[f"s{k}"] - count * share / sum(shares)) < 2
 
 
+@given(st.integers(2, 12), st.integers(0, 5))
+def test_groups_of_every_tier_meet_every_scaffold(tiers: int, first: int) -> None:
+    crew = crew_of(swe={"a": 2, "b": 1, "c": 1})
+    names = [crew.of_group("swe", 64 * first + number).name for number in range(384)]
+    assert Counter(names[:64]) == {"a": 32, "b": 16, "c": 16}
+    for tier in range(tiers):
+        assert Counter(names[tier::tiers]).keys() == {"a", "b", "c"}, "tiers of a list of tasks take turns"
+
+
 def test_domains_have_their_own_and_the_rest_has_all() -> None:
     crew = crew_of(swe={"codex": 1, "mini": 1}, all={"loop": 1, "terminus": 2})
     assert crew.names("swe") == ("codex", "mini")
@@ -59,8 +68,8 @@ def test_a_group_has_one_scaffold_or_all_and_hears_every_phrasing(tmp_path: Path
         return [(part.intent, scaffold.name) for part, scaffold in parts]
 
     plain = cast(crew, start=3, samples=4)
-    assert seen(0, plain, 4) == [(task.intent, "b")] * 4
-    assert seen(1, plain, 4) == [(task.intent, "a")] * 4
+    for group in range(5):
+        assert seen(group, plain, 4) == [(task.intent, crew.of_group("terminal", 3 + group).name)] * 4
     crossed = seen(0, cast(crew, start=5, samples=6, intents=INTENTS, within=True), 6)
     assert Counter(crossed) == Counter({(level, name): 1 for level in INTENTS for name in "ab"})
     texts = {told(task, level).instruction for level in INTENTS}

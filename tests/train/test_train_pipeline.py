@@ -263,7 +263,10 @@ async def test_llama_interrupted_and_resumed(tmp_path: Path) -> None:
     recipe = shrunken(make_checkpoint(tmp_path / "llama", "llama"), ["terminal"])
     curriculum = CurriculumConfig(complexity=True, intents=["specification", "colloquial"])
     recipe = recipe.model_copy(
-        update={"curriculum": curriculum, "eval": EvalConfig(intents=["colloquial"], scaffolds=["loop"])}
+        update={
+            "curriculum": curriculum,
+            "eval": EvalConfig(scaffold="loop:xml", intents=["colloquial"], scaffolds=["loop"]),
+        }
     )
     run = RunDir.create(tmp_path / "run", recipe, seed=recipe.seed)
     for wanted in ("tasks", "sft/terminal", "evaluate/expert-terminal"):
@@ -285,6 +288,9 @@ async def test_llama_interrupted_and_resumed(tmp_path: Path) -> None:
     assert [row["measured"] for row in rows] == pytest.approx([2 / 3, 1]), "the one that nobody had tried came next"
     told = {rollout.intent for rollout, _ in load_rollouts(TreeStore(run.path / "trees"), stage="rl/terminal")}
     assert told == {"specification", "colloquial"}
+    for part, by in (("", "loop:xml"), ("/colloquial", "loop:xml"), ("/loop", "loop")):
+        measured = load_rollouts(TreeStore(run.path / "trees"), stage=f"evaluate/student{part}")
+        assert {rollout.scaffold for rollout, _ in measured} == {by}
     axes = json.loads((run.path / "summary.json").read_text())["axes"]
     assert axes.keys() == {"tier", "intent", "scaffold"}
     assert axes["intent"]["terminal"]["colloquial"].keys() >= {"base", "sft", "expert", "student"}

@@ -37,6 +37,7 @@ WRONG = [
     ('rl.branch_at=1 and curriculum.intents=["request", "colloquial"]', "one trunk"),
     ("rl.branch_at=1 and scaffold=codex", "codex cannot: use loop"),
     ("eval.scaffolds=[codx]", "did you mean 'codex'"),
+    ("eval.scaffold=codx", "did you mean 'codex'"),
     ("tasks.swe.heldout_tiers=[99]", "no tier 99"),
     ("sandbox.host=namespce", "did you mean 'namespace'"),
     ("sandbox.profile=rootles", "sandbox.profile"),
