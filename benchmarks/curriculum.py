@@ -3,11 +3,11 @@
     python benchmarks/curriculum.py [--quick] [--seeds 3] [--arms none ...] [--runs DIR] [--json PATH]
 
 One terminal expert (SFT, then RL) an arm and seed, with as many demonstrations, rollouts and updates in each: no axis,
-complexity (tasks that the policy solves sometimes), intent (groups told as specification and as request), scaffold (the
-loop in three styles, demonstrations too), and all. Each is measured on held-out tasks as plain requests to the plain
-loop, on tiers harder than any in training, in a phrasing that nobody trained on (colloquial), and by a style that
-nobody trained with. Each run is an ordinary run directory below `--runs`: finished ones are not run again. Rows:
-``{arm, seed, model, axis, value, pass_1}``.
+complexity (tasks that the policy solves sometimes), intent (told as specification and as request, demonstrations too),
+scaffold (the loop in three styles, demonstrations too), and all. Each is measured on held-out tasks as plain requests
+to the plain loop, on tiers harder than any in training, in a phrasing that nobody trained on (colloquial), and by a
+style that nobody trained with. Each run is an ordinary run directory below `--runs`: finished ones are not run again.
+Rows: ``{arm, seed, model, axis, value, pass_1}``.
 """
 
 from __future__ import annotations
@@ -27,19 +27,23 @@ Row = dict[str, Any]
 STYLES = {"loop": 2.0, "loop:xml": 1.0, "loop:names=3": 1.0}
 TIERS = {"tiers": [1, 2], "heldout_tiers": [1, 2, 3, 4]}
 UNSEEN = "loop:names=9"
-COMPLEXITY = {"complexity": True}
-INTENT = {"intents": ["specification", "request"]}
+TOLD = ["specification", "request"]
 ARMS: dict[str, dict[str, Any]] = {
     "none": {},
-    "complexity": {"curriculum": COMPLEXITY},
-    "intent": {"curriculum": INTENT},
+    "complexity": {"curriculum": {"complexity": True}},
+    "intent": {"curriculum": {"intents": TOLD}, "sft": {"intents": TOLD}},
     "scaffold": {"curriculum": {"scaffold": True}, "agents": {"terminal": STYLES}},
-    "all": {"curriculum": {**COMPLEXITY, **INTENT, "scaffold": True}, "agents": {"terminal": STYLES}},
+    "all": {
+        "curriculum": {"complexity": True, "intents": TOLD, "scaffold": True},
+        "sft": {"intents": TOLD},
+        "agents": {"terminal": STYLES},
+    },
 }
 
 
 def recipe_of(arm: str, seed: int, quick: bool) -> Recipe:
     """Return the recipe of one run."""
+    settings = dict(ARMS[arm])
     some = 8 if quick else 400
     return Recipe.model_validate(
         {
@@ -49,7 +53,7 @@ def recipe_of(arm: str, seed: int, quick: bool) -> Recipe:
             "stages": ["sft", "rl"],
             "threads": 1,
             "tasks": {"terminal": {"train": some, "heldout": max(some // 5, 4), **TIERS}},
-            "sft": {"demonstrations": some * 3 // 4, "epochs": 3},
+            "sft": {"demonstrations": some * 3 // 4, "epochs": 3, **settings.pop("sft", {})},
             "rl": {
                 "steps": 1 if quick else 15,
                 "groups": 12,
@@ -65,7 +69,7 @@ def recipe_of(arm: str, seed: int, quick: bool) -> Recipe:
                 "intents": ["specification", "colloquial"],
                 "scaffolds": [*list(STYLES)[1:], UNSEEN],
             },
-            **ARMS[arm],
+            **settings,
         }
     )
 

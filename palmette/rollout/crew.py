@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 
 from palmette.scaffolds.api import Scaffold
 
 ALL = "all"  # in the place of a domain: whichever has no shares of its own
-_BLOCK = 64
 
 
 class Crew:
@@ -42,15 +39,6 @@ class Crew:
         """
         return self._opened[self._of(domain).turn(number)]
 
-    def of_group(self, domain: str, number: int) -> Scaffold:
-        """Return who drives all of the `number`-th group, or demonstration, of a domain.
-
-        Each scaffold has about its share of every 64, in an order without a period: lists of tasks have one (their
-        tiers take turns), and each tier must meet every scaffold.
-        """
-        block, place = divmod(number, _BLOCK)
-        return self.scaffold(domain, block * _BLOCK + _shuffled(block)[place])
-
     def named(self, name: str) -> Scaffold:
         """Return a scaffold by name, opened now if it has no share. Raises what opening raises."""
         if name not in self._opened:
@@ -65,11 +53,6 @@ class Crew:
 
     def _of(self, domain: str) -> _Rota:
         return self._rotas.get(domain) or self._rotas[ALL]
-
-
-@lru_cache(maxsize=1024)
-def _shuffled(block: int) -> tuple[int, ...]:
-    return tuple(random.Random(block).sample(range(_BLOCK), _BLOCK))
 
 
 class _Rota:

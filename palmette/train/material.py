@@ -18,11 +18,13 @@ from palmette.envs.task import load_task
 from palmette.errors import UserError
 from palmette.evaluate.metrics import PASS
 from palmette.progress import Progress
+from palmette.rollout.casting import cast
 from palmette.rollout.demonstrate import demonstrate
 from palmette.rollout.record import load_rollouts
 from palmette.run import RunDir, write_atomic
 from palmette.sandbox.api import SandboxError
 from palmette.scaffolds.loop import ToolLoop
+from palmette.train.curriculum import Intent
 from palmette.train.recipe import Recipe
 from palmette.train.recordings import refuse_inexact
 from palmette.train.samples import Sample, from_demonstration, from_tree
@@ -56,21 +58,23 @@ async def ready_tasks(recipe: Recipe, run: RunDir, place: Workplace) -> tuple[di
     return tasks, len(record["failed"])
 
 
-async def demonstrations(run: RunDir, domain: str, tasks: Sequence[Task], place: Workplace) -> list[Sample]:
-    """Return one demonstration of each task, by the scaffolds that drive the domain; kept in the run.
+async def demonstrations(
+    run: RunDir, domain: str, tasks: Sequence[Task], place: Workplace, intents: Sequence[Intent] = ()
+) -> list[Sample]:
+    """Return one demonstration of each task, by the domain's scaffolds and told in `intents`; kept in the run.
 
     A command-line agent writes its own prompts, so where one would drive, the plain loop is shown.
     """
     path = run.path / "demonstrations" / f"{domain}.npz"
     if not path.is_file():
-        gate = asyncio.Semaphore(_CHECKS)
+        gate, casting = asyncio.Semaphore(_CHECKS), cast(place.crew, intents=intents)
         with Progress(f"demonstrations/{domain}", len(tasks), "tasks") as bar:
 
             async def one(number: int, task: Task) -> tuple[np.ndarray, np.ndarray]:
-                driver = place.crew.of_group(domain, number)
+                part, driver = casting(task, number, 0)
                 style = driver.style if isinstance(driver, ToolLoop) else None
                 async with gate:
-                    shown = await demonstrate(task, place.renderer, place.host, style)
+                    shown = await demonstrate(part, place.renderer, place.host, style)
                 bar.update(1)
                 return np.asarray(shown.token_ids, np.int32), np.asarray(shown.sampled, bool)
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from palmette.progress import Progress
+from palmette.train.curriculum import Intent
 from palmette.train.losses import Terms, nll
 from palmette.train.optim import OptimConfig
 from palmette.train.pairs import Pairs
@@ -24,6 +25,9 @@ class SftConfig(BaseModel):
 
     demonstrations: int | None = Field(
         default=None, ge=1, description="show only this many training tasks; RL then prefers the others"
+    )
+    intents: list[Intent] = Field(
+        default_factory=list, description="phrasings that they are told in, in turn; none: the tasks' own"
     )
     recordings: list[str] = Field(
         default_factory=list, description="runs whose solved or recorded rollouts are imitated too, in every domain"

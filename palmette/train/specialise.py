@@ -37,7 +37,7 @@ async def _sft(job: Job, domain: str, start: Path) -> Path:
         return target
     config, start_s = job.recipe.sft, time.monotonic()
     shown = job.tasks[domain]["train"][: config.demonstrations]
-    samples = await demonstrations(job.run, domain, shown, job.place)
+    samples = await demonstrations(job.run, domain, shown, job.place, job.recipe.sft.intents)
     recorded, too_long = recorded_samples(config, job.place.renderer, job.place.engine.context_tokens)
     samples += recorded
     shown_s = time.monotonic() - start_s

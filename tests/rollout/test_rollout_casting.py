@@ -38,13 +38,15 @@ def test_shares_hold_after_any_number_of_rollouts(shares: list[float], count: in
         assert abs(had[f"s{k}"] - count * share / sum(shares)) < 2
 
 
-@given(st.integers(2, 12), st.integers(0, 5))
-def test_groups_of_every_tier_meet_every_scaffold(tiers: int, first: int) -> None:
-    crew = crew_of(swe={"a": 2, "b": 1, "c": 1})
-    names = [crew.of_group("swe", 64 * first + number).name for number in range(384)]
-    assert Counter(names[:64]) == {"a": 32, "b": 16, "c": 16}
-    for tier in range(tiers):
-        assert Counter(names[tier::tiers]).keys() == {"a", "b", "c"}, "tiers of a list of tasks take turns"
+def test_groups_of_every_tier_meet_every_scaffold_and_phrasing(tmp_path: Path) -> None:
+    [task] = build_tasks("terminal", tmp_path, count=1, tiers=[5], split="train", seed=1)
+    casting = cast(crew_of(all={"a": 2, "b": 1, "c": 1}), start=128, intents=INTENTS[:2])
+    parts = [casting(task, group, 0) for group in range(512)]
+    met = [(scaffold.name, part.intent) for part, scaffold in parts]
+    assert Counter(name for name, _ in met[:64]) == {"a": 32, "b": 16, "c": 16}
+    for tiers in range(1, 9):
+        for tier in range(tiers):
+            assert len(set(met[tier::tiers])) == 6, "tiers of a list of tasks take turns"
 
 
 def test_domains_have_their_own_and_the_rest_has_all() -> None:
@@ -68,8 +70,9 @@ def test_a_group_has_one_scaffold_or_all_and_hears_every_phrasing(tmp_path: Path
         return [(part.intent, scaffold.name) for part, scaffold in parts]
 
     plain = cast(crew, start=3, samples=4)
-    for group in range(5):
-        assert seen(group, plain, 4) == [(task.intent, crew.of_group("terminal", 3 + group).name)] * 4
+    groups = [seen(group, plain, 4) for group in range(64)]
+    assert all(len(set(group)) == 1 for group in groups)
+    assert {group[0] for group in groups} == {(task.intent, "a"), (task.intent, "b")}
     crossed = seen(0, cast(crew, start=5, samples=6, intents=INTENTS, within=True), 6)
     assert Counter(crossed) == Counter({(level, name): 1 for level in INTENTS for name in "ab"})
     texts = {told(task, level).instruction for level in INTENTS}
