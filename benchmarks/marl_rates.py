@@ -40,7 +40,7 @@ CHOSEN: dict[str, tuple[str, tuple[float, ...]]] = {
 }
 
 ALL_OPEN: dict[str, dict[str, Any]] = {
-    "t2mac": {"threshold": 1e-9},
+    "t2mac": {"threshold": 1e-37},
     "t2mac_plus": {"gate": "all"},
     "maic": {"cut": 0.0},
 }

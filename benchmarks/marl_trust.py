@@ -6,7 +6,8 @@ Rows are ``{game, method, seed, trouble, trust, score, comm_rate}``. Troubles: m
 made from (in standard deviations), and one sender (the first) that says, all through an episode, what it would say in
 another one, where it is sure of something if the game can tell. Trust: ``blind``, as trained; ``trials``, senders are
 heard or muted by chance, by what hearing them was worth so far; ``discount``, the same trust scales what is said (T2MAC
-and T2MAC+ only). Trust is learned in eight batches under the same trouble. Nothing is trained here.
+and T2MAC+ only). Trust is learned in eight batches under the same trouble. Nothing is trained here. With --json, rows
+are written team by team, and teams that are there are not tested again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +61,21 @@ def main() -> None:
             _train_a_little(options.models)
         if not options.models or not options.models.is_dir():
             parser.error("--models DIR is missing: train with `python benchmarks/marl.py --models DIR` first")
-        rows = [row for game in options.games for row in measure(game, options.models / game, options.episodes)]
-    if options.json:
-        write_atomic(options.json, json.dumps(rows, indent=1) + "\n")
-    show(rows)
+        rows: list[Row] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+        for game in options.games:
+            there = {(row["method"], row["seed"]) for row in rows if row["game"] == game}
+            for of_team in measure(game, options.models / game, options.episodes, there):
+                rows += of_team
+                if options.json:
+                    write_atomic(options.json, json.dumps(rows, indent=1) + "\n")
+    show([row for row in rows if row["game"] in options.games])
 
 
-def measure(game: str, models: Path, episodes: int) -> Iterator[Row]:
-    """Yield the rows of a game's teams."""
+def measure(game: str, models: Path, episodes: int, there: Container[tuple[str, int]]) -> Iterator[list[Row]]:
+    """Yield the rows of each of a game's teams that is not `there`."""
     for path in sorted(models.glob("*.safetensors")):
         method, _, seed = path.stem.rpartition("-")
-        if method in ("none", "random"):  # nothing is said, or at a rate that the weights do not tell
+        if method in ("none", "random") or (method, int(seed)) in there:  # nothing said, or at a rate nobody wrote down
             continue
         recipe = MarlRecipe.model_validate({**GAMES[game], "method": method, "kind": "marl"})
         try:
@@ -78,19 +83,23 @@ def measure(game: str, models: Path, episodes: int) -> Iterator[Row]:
         except UserError as error:
             print(f"{path}: {error}")
             continue
-        for trouble, channel in TROUBLES.items():
-            for trust in TRUSTS if method in DISCOUNTING else TRUSTS[:2]:
-                tested = team.test(episodes=episodes, channel=channel, trusting=trust)
-                yield {
-                    "game": game,
-                    "method": method,
-                    "seed": int(seed),
-                    "trouble": trouble,
-                    "trust": trust,
-                    "score": round(tested.measured.score, 4),
-                    "comm_rate": round(tested.measured.comm_rate, 4),
-                }
+        yield list(_rows(game, method, int(seed), team, episodes))
         print(f"{game}: {method}, seed {seed}", flush=True)
+
+
+def _rows(game: str, method: str, seed: int, team: Team, episodes: int) -> Iterator[Row]:
+    for trouble, channel in TROUBLES.items():
+        for trust in TRUSTS if method in DISCOUNTING else TRUSTS[:2]:
+            tested = team.test(episodes=episodes, channel=channel, trusting=trust)
+            yield {
+                "game": game,
+                "method": method,
+                "seed": seed,
+                "trouble": trouble,
+                "trust": trust,
+                "score": round(tested.measured.score, 4),
+                "comm_rate": round(tested.measured.comm_rate, 4),
+            }
 
 
 def show(rows: Iterable[Row]) -> None:
