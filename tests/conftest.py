@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -10,6 +11,10 @@ from palmette.envs.web.judge.browser import MISSING, find_browser
 from palmette.envs.web.plan import AXE_CORE
 from palmette.errors import UserError
 from palmette.registry import UNREACHABLE, npm_file
+
+# A shell ignores Ctrl-C for what a script starts in the background, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
