@@ -31,11 +31,10 @@ TOLD = ["specification", "request"]
 ARMS: dict[str, dict[str, Any]] = {
     "none": {},
     "complexity": {"curriculum": {"complexity": True}},
-    "intent": {"curriculum": {"intents": TOLD}, "sft": {"intents": TOLD}},
+    "intent": {"curriculum": {"intents": TOLD}},
     "scaffold": {"curriculum": {"scaffold": True}, "agents": {"terminal": STYLES}},
     "all": {
         "curriculum": {"complexity": True, "intents": TOLD, "scaffold": True},
-        "sft": {"intents": TOLD},
         "agents": {"terminal": STYLES},
     },
 }
@@ -43,7 +42,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 def recipe_of(arm: str, seed: int, quick: bool) -> Recipe:
     """Return the recipe of one run."""
-    settings = dict(ARMS[arm])
+    told = ARMS[arm].get("curriculum", {}).get("intents", [])
     some = 10 if quick else 2000
     return Recipe.model_validate(
         {
@@ -53,7 +52,7 @@ def recipe_of(arm: str, seed: int, quick: bool) -> Recipe:
             "stages": ["sft", "rl"],
             "threads": 1,
             "tasks": {"terminal": {"train": some, "heldout": max(some // 20, 4), **TIERS}},
-            "sft": {"demonstrations": some * 4 // 5, "epochs": 3, **settings.pop("sft", {})},
+            "sft": {"demonstrations": some * 4 // 5, "epochs": 3, "intents": told},
             "rl": {
                 "steps": 1 if quick else 15,
                 "groups": 12,
@@ -68,7 +67,7 @@ def recipe_of(arm: str, seed: int, quick: bool) -> Recipe:
                 "intents": ["specification", "colloquial"],
                 "scaffolds": [*list(STYLES)[1:], *UNSEEN],
             },
-            **settings,
+            **ARMS[arm],
         }
     )
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
@@ -98,7 +99,7 @@ def main() -> None:
         there = {row["seed"] for row in rows if (row["game"], row["method"]) == (game, method)}
         for row, agents in train(game, method, set(range(options.seeds)) - there, rows, steps=options.steps):
             if options.models:
-                write_atomic(options.models / game / f"{method}-{row['seed']}.safetensors", to_bytes(agents))
+                _keep(options.models, game, method, row["seed"], agents)
             rows.append(row)
             print(json.dumps(row), flush=True)
             if options.json:
@@ -133,6 +134,24 @@ def train(
                 tests[training.seed].append(training.measure())
             if training.finished:
                 yield _row(game, method, training, tests[training.seed]), training.weights()
+
+
+def trained(models: Path, game: str) -> Iterator[tuple[str, int, dict[str, Tensor]]]:
+    """Yield (method, seed, weights) of every team of a game that is kept below `models`."""
+    for path in sorted((models / game).glob("*.safetensors")):
+        method, _, seed = path.stem.rpartition("-")
+        yield method, int(seed), load_file(path)
+
+
+def train_a_little(models: Path, game: str, *methods: str) -> None:
+    """Keep teams of 2,000 steps: for smoke tests of what tests teams."""
+    for method in methods:
+        for row, agents in train(game, method, [0], [], steps=2000):
+            _keep(models, game, method, row["seed"], agents)
+
+
+def _keep(models: Path, game: str, method: str, seed: int, agents: dict[str, Tensor]) -> None:
+    write_atomic(models / game / f"{method}-{seed}.safetensors", to_bytes(agents))
 
 
 def _row(game: str, method: str, training: Training, tests: list[Measured]) -> Row:

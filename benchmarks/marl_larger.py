@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from marl import GAMES, train
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
+from marl import GAMES, train_a_little, trained
 
 from palmette.errors import UserError
 from palmette.marl.recipe import MarlRecipe
@@ -53,11 +51,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         if options.quick:
             options.models, options.episodes = Path(scratch), 64
-            for _, agents in train(TRAINED, "t2mac_plus", [0], [], steps=2000):
-                write_atomic(options.models / TRAINED / "t2mac_plus-0.safetensors", to_bytes(agents))
+            train_a_little(options.models, TRAINED, "t2mac_plus")
         if not options.models or not (options.models / TRAINED).is_dir():
             parser.error(f"--models DIR is missing: `python benchmarks/marl.py --games {TRAINED} --models DIR` first")
-        rows = list(measure(options.models / TRAINED, options.episodes))
+        rows = list(measure(options.models, options.episodes))
     if options.json:
         write_atomic(options.json, json.dumps(rows, indent=1) + "\n")
     show(rows)
@@ -65,20 +62,19 @@ def main() -> None:
 
 def measure(models: Path, episodes: int) -> Iterator[Row]:
     """Yield a row for each team and test."""
-    for path in sorted(models.glob("*.safetensors")):
-        method, _, seed = path.stem.rpartition("-")
+    for method, seed, weights in trained(models, TRAINED):
         if method == "random":  # at a rate that the weights do not tell
             continue
         for changes in TESTS.values():
             recipe = MarlRecipe.model_validate({**GAMES[TRAINED], "kind": "marl", "method": method, "scout": changes})
             try:
-                tested = Team(recipe, load_file(path), seed=int(seed)).test(episodes=episodes).measured
+                tested = Team(recipe, weights, seed=seed).test(episodes=episodes).measured
             except UserError as error:
-                print(f"{path.stem} with {changes}: {str(error).splitlines()[0]}")
+                print(f"{method}, seed {seed}, with {changes}: {str(error).splitlines()[0]}")
                 continue
             yield {
                 "method": method,
-                "seed": int(seed),
+                "seed": seed,
                 **recipe.scout.model_dump(include={"scouts", "hunters", "size", "sight"}),
                 "score": round(tested.score, 4),
                 "comm_rate": round(tested.comm_rate, 4),

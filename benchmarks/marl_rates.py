@@ -20,9 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from marl import GAMES, train
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
+from marl import GAMES, train_a_little, trained
 from torch import Tensor
 
 from palmette.marl.channel import Channel
@@ -38,7 +36,6 @@ CHOSEN: dict[str, tuple[str, tuple[float, ...]]] = {
     "t2mac_plus": ("threshold", (0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99)),
     "maic": ("cut", (0.0, 0.25, 0.5, 0.75, 1.0)),
 }
-
 ALL_OPEN: dict[str, dict[str, Any]] = {
     "t2mac": {"threshold": 1e-37},
     "t2mac_plus": {"gate": "all"},
@@ -60,12 +57,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         if options.quick:
             options.models, options.games, options.episodes = Path(scratch), ["scout-small"], 64
-            for method in ("full", "t2mac_plus"):
-                for _, agents in train("scout-small", method, [0], [], steps=2000):
-                    write_atomic(options.models / "scout-small" / f"{method}-0.safetensors", to_bytes(agents))
+            train_a_little(options.models, "scout-small", "full", "t2mac_plus")
         if not options.models or not options.models.is_dir():
             parser.error("--models DIR is missing: train with `python benchmarks/marl.py --models DIR` first")
-        rows = [row for game in options.games for row in measure(game, options.models / game, options.episodes)]
+        rows = [row for game in options.games for row in measure(game, options.models, options.episodes)]
     if options.json:
         write_atomic(options.json, json.dumps(rows, indent=1) + "\n")
     show(rows)
@@ -75,16 +70,14 @@ def main() -> None:
 
 def measure(game: str, models: Path, episodes: int) -> Iterator[Row]:
     """Yield the rows of a game's teams."""
-    for path in sorted(models.glob("*.safetensors")):
-        method, _, seed = path.stem.rpartition("-")
+    for method, seed, weights in trained(models, game):
         if method in ("none", "oracle", "random"):  # there is nothing to vary
             continue
-        weights = load_file(path)
         option, settings = CHOSEN.get(method, ("", ()))
         for setting in settings:
-            yield _row(game, method, int(seed), weights, episodes, "chosen", setting, {option: setting})
+            yield _row(game, method, seed, weights, episodes, "chosen", setting, {option: setting})
         for rate in RATES:
-            yield _row(game, method, int(seed), weights, episodes, "by chance", rate, ALL_OPEN.get(method, {}))
+            yield _row(game, method, seed, weights, episodes, "by chance", rate, ALL_OPEN.get(method, {}))
         print(f"{game}: {method}, seed {seed}", flush=True)
 
 

@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from marl import GAMES, train
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
+from marl import GAMES, train_a_little, trained
 
 from palmette.errors import UserError
 from palmette.marl.channel import Channel
@@ -58,13 +56,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         if options.quick:
             options.models, options.games, options.episodes = Path(scratch), ["scout-small"], 64
-            _train_a_little(options.models)
+            train_a_little(options.models, "scout-small", "tarmac", "t2mac_plus")
         if not options.models or not options.models.is_dir():
             parser.error("--models DIR is missing: train with `python benchmarks/marl.py --models DIR` first")
         rows: list[Row] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
         for game in options.games:
             there = {(row["method"], row["seed"]) for row in rows if row["game"] == game}
-            for of_team in measure(game, options.models / game, options.episodes, there):
+            for of_team in measure(game, options.models, options.episodes, there):
                 rows += of_team
                 if options.json:
                     write_atomic(options.json, json.dumps(rows, indent=1) + "\n")
@@ -73,17 +71,16 @@ def main() -> None:
 
 def measure(game: str, models: Path, episodes: int, there: Container[tuple[str, int]]) -> Iterator[list[Row]]:
     """Yield the rows of each of a game's teams that is not `there`."""
-    for path in sorted(models.glob("*.safetensors")):
-        method, _, seed = path.stem.rpartition("-")
-        if method in ("none", "random") or (method, int(seed)) in there:  # nothing said, or at a rate nobody wrote down
+    for method, seed, weights in trained(models, game):
+        if method in ("none", "random") or (method, seed) in there:  # nothing said, or at a rate nobody wrote down
             continue
         recipe = MarlRecipe.model_validate({**GAMES[game], "method": method, "kind": "marl"})
         try:
-            team = Team(recipe, load_file(path), seed=int(seed))
+            team = Team(recipe, weights, seed=seed)
         except UserError as error:
-            print(f"{path}: {error}")
+            print(f"{game}: {method}, seed {seed}: {error}")
             continue
-        yield list(_rows(game, method, int(seed), team, episodes))
+        yield list(_rows(game, method, seed, team, episodes))
         print(f"{game}: {method}, seed {seed}", flush=True)
 
 
@@ -113,12 +110,6 @@ def show(rows: Iterable[Row]) -> None:
             cells = [[row["score"] for row in mine if row["trouble"] == trouble] for trouble in TROUBLES]
             shown = "".join(f"{statistics.median(scores):11.3f}" for scores in cells)
             print(f"{method:12}{trust:10}{len(cells[0]):6}{shown}")
-
-
-def _train_a_little(models: Path) -> None:
-    for method in ("tarmac", "t2mac_plus"):
-        for _, agents in train("scout-small", method, [0], [], steps=2000):
-            write_atomic(models / "scout-small" / f"{method}-0.safetensors", to_bytes(agents))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class LearnConfig(BaseModel):
     lr: float = Field(default=7e-4, gt=0, description="Adam's, of values")
     selector_lr: float = Field(default=1e-3, gt=0, description="Adam's, of a gate")
     gamma: float = Field(default=0.99, gt=0, le=1, description="discount of a step")
-    reward_scale: float = Field(default=1.0, gt=0, description="of rewards in learning; scores stay as they are")
+    reward_scale: float = Field(default=1.0, gt=0, description="what learning multiplies rewards by; scores stay")
     td_lambda: float = Field(default=0.6, ge=0, le=1, description="of Q(lambda); 0 is one step")
     clip: float = Field(default=10.0, gt=0, description="greatest norm of a gradient")
     target_every: int = Field(default=100, ge=1, description="updates between copies to the target networks")

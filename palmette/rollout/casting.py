@@ -19,18 +19,27 @@ Casting = Callable[[Task, int, int], tuple[Task, Scaffold]]
 _BLOCK = 64
 
 
-def cast(crew: Crew, *, start: int = 0, samples: int = 1, intents: Sequence[str] = (), within: bool = False) -> Casting:
+def cast(
+    crew: Crew,
+    *,
+    start: int = 0,
+    samples: int = 1,
+    intents: Sequence[str] = (),
+    within: bool = False,
+    by: str | None = None,
+) -> Casting:
     """Return the casting of groups that come after `start` others, of `samples` each.
 
-    A group has one scaffold, by share; `within` a group the samples take turns. With `intents` (of
-    `palmette.envs.api.INTENTS`) the samples of a group are told the task in these ways in turn; each scaffold hears all
-    of them where there are samples enough. From group to group turns are in no order: those of tiers in a list of tasks
-    have one, and each tier is to meet every scaffold and every phrasing.
+    A group has one scaffold, by share, or all have the one that `by` names; `within` a group the samples take turns.
+    With `intents` (of `palmette.envs.api.INTENTS`) the samples of a group are told the task in these ways in turn; each
+    scaffold hears all of them where there are samples enough. From group to group turns are in no order: those of tiers
+    in a list of tasks have one, and each tier is to meet every scaffold and every phrasing.
     """
 
     def casting(task: Task, group: int, sample: int) -> tuple[Task, Scaffold]:
         number = start + group
-        driver = crew.scaffold(task.domain, number * samples + sample if within else _scattered(number, "scaffold"))
+        taking_turns = number * samples + sample if within else _scattered(number, "scaffold")
+        driver = crew.named(by) if by else crew.scaffold(task.domain, taking_turns)
         if not intents:
             return task, driver
         turn = sample // len(crew.names(task.domain)) if within else sample

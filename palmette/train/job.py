@@ -91,21 +91,15 @@ async def evaluate_model(job: Job, name: str, path: Path, domains: Sequence[str]
     config, place = job.recipe.eval, job.place
     tasks = [task for domain in domains for task in job.tasks[domain]["heldout"]]
     await place.serve(job.load(path))
-
-    def casting(intents: Sequence[str], by: str | None = config.scaffold) -> Casting:
-        plan = cast(place.crew, intents=intents)
-        if by is None:
-            return plan
-        driver = place.crew.named(by)
-        return lambda task, group, sample: (plan(task, group, sample)[0], driver)
-
-    result = await _measure(job, name, stage, tasks, casting([]))
+    result = await _measure(job, name, stage, tasks, cast(place.crew, by=config.scaffold))
     axes: dict[str, dict[str, Any]] = {}
     for level in config.intents:
-        found = await _measure(job, name, f"{stage}/{level}", tasks, casting([level]))
+        found = await _measure(
+            job, name, f"{stage}/{level}", tasks, cast(place.crew, intents=[level], by=config.scaffold)
+        )
         axes.setdefault("intent", {})[level] = found.to_dict()["domains"]
     for scaffold in config.scaffolds:
-        found = await _measure(job, name, f"{stage}/{scaffold}", tasks, casting([], by=scaffold))
+        found = await _measure(job, name, f"{stage}/{scaffold}", tasks, cast(place.crew, by=scaffold))
         axes.setdefault("scaffold", {})[scaffold] = found.to_dict()["domains"]
     numbers = {f"pass_1/{domain}": score.pass_1 for domain, score in result.domains.items()}
     job.run.metrics(stage, 0, **numbers)

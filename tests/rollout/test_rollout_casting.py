@@ -73,6 +73,8 @@ def test_a_group_has_one_scaffold_or_all_and_hears_every_phrasing(tmp_path: Path
     groups = [seen(group, plain, 4) for group in range(64)]
     assert all(len(set(group)) == 1 for group in groups)
     assert {group[0] for group in groups} == {(task.intent, "a"), (task.intent, "b")}
+    assert groups == [seen(3 + group, cast(crew, samples=4), 4) for group in range(64)]
+    assert seen(0, cast(crew, samples=2, by="c"), 2) == [(task.intent, "c")] * 2
     crossed = seen(0, cast(crew, start=5, samples=6, intents=INTENTS, within=True), 6)
     assert Counter(crossed) == Counter({(level, name): 1 for level in INTENTS for name in "ab"})
     texts = {told(task, level).instruction for level in INTENTS}
