@@ -94,7 +94,7 @@ def main() -> None:
         options.games, options.seeds, options.steps = ["scout-small"], 1, 2000
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    rows: list[Row] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+    rows = read_rows(options.json)
     for game, method in [] if options.show else _plan(options.games, options.methods):
         there = {row["seed"] for row in rows if (row["game"], row["method"]) == (game, method)}
         for row, agents in train(game, method, set(range(options.seeds)) - there, rows, steps=options.steps):
@@ -103,7 +103,7 @@ def main() -> None:
             rows.append(row)
             print(json.dumps(row), flush=True)
             if options.json:
-                write_atomic(options.json, json.dumps(rows, indent=1) + "\n")
+                write_rows(options.json, rows)
     show([row for row in rows if row["game"] in options.games])
 
 
@@ -141,6 +141,16 @@ def trained(models: Path, game: str) -> Iterator[tuple[str, int, dict[str, Tenso
     for path in sorted((models / game).glob("*.safetensors")):
         method, _, seed = path.stem.rpartition("-")
         yield method, int(seed), load_file(path)
+
+
+def read_rows(path: Path | None) -> list[Row]:
+    """Return the rows that are there."""
+    return json.loads(path.read_text()) if path and path.exists() else []
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write a row a line, for they are kept under version control (`benchmarks/rows`)."""
+    write_atomic(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
 
 
 def train_a_little(models: Path, game: str, *methods: str) -> None:

@@ -10,7 +10,6 @@ network depends on the number of agents (MASIA's decoder of the state) is left o
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -18,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from marl import GAMES, train_a_little, trained
+from marl import GAMES, train_a_little, trained, write_rows
 
 from palmette.errors import UserError
 from palmette.marl.recipe import MarlRecipe
 from palmette.marl.team import Team
-from palmette.run import write_atomic
 
 Row = dict[str, Any]
 
@@ -56,7 +54,7 @@ def main() -> None:
             parser.error(f"--models DIR is missing: `python benchmarks/marl.py --games {TRAINED} --models DIR` first")
         rows = list(measure(options.models, options.episodes))
     if options.json:
-        write_atomic(options.json, json.dumps(rows, indent=1) + "\n")
+        write_rows(options.json, rows)
     show(rows)
 
 

@@ -6,27 +6,26 @@
 Rows are ``{game, method, links, setting, seed, score, comm_rate, messages}``. Links that are ``chosen`` are those of
 the method's own gate (T2MAC, T2MAC+: the threshold of its probability; MAIC: the attention below which it cuts); those
 ``by chance`` open each with one probability, in the same trained network. Nothing is trained here, so a network meets
-rates that it was not trained at: what it was trained for is in the table of `benchmarks/marl.py`.
+rates that it was not trained at: what it was trained for is in the table of `benchmarks/marl.py`. With --json, teams
+whose rows are there are not tested again, and are drawn too.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from marl import GAMES, train_a_little, trained
+from marl import GAMES, read_rows, train_a_little, trained, write_rows
 from torch import Tensor
 
 from palmette.marl.channel import Channel
 from palmette.marl.recipe import MarlRecipe
 from palmette.marl.team import Team
-from palmette.run import write_atomic
 
 Row = dict[str, Any]
 
@@ -49,7 +48,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help="what benchmarks/marl.py wrote")
     parser.add_argument("--games", nargs="+", choices=GAMES, default=list(GAMES))
     parser.add_argument("--episodes", type=int, default=512)
-    parser.add_argument("--json", type=Path, help="write rows here")
+    parser.add_argument("--json", type=Path, help="read and write rows here")
     parser.add_argument("--plot", type=Path, help="draw the curves into this file")
     parser.add_argument("--quick", action="store_true", help="two methods, hardly trained, on the small Scout")
     options = parser.parse_args()
@@ -60,24 +59,29 @@ def main() -> None:
             train_a_little(options.models, "scout-small", "full", "t2mac_plus")
         if not options.models or not options.models.is_dir():
             parser.error("--models DIR is missing: train with `python benchmarks/marl.py --models DIR` first")
-        rows = [row for game in options.games for row in measure(game, options.models, options.episodes)]
-    if options.json:
-        write_atomic(options.json, json.dumps(rows, indent=1) + "\n")
+        rows = read_rows(options.json)
+        for game in options.games:
+            there = {(row["method"], row["seed"]) for row in rows if row["game"] == game}
+            for of_team in measure(game, options.models, options.episodes, there):
+                rows += of_team
+                if options.json:
+                    write_rows(options.json, rows)
     show(rows)
     if options.plot:
         plot(rows, options.plot)
 
 
-def measure(game: str, models: Path, episodes: int) -> Iterator[Row]:
-    """Yield the rows of a game's teams."""
+def measure(game: str, models: Path, episodes: int, there: Container[tuple[str, int]]) -> Iterator[list[Row]]:
+    """Yield the rows of each of a game's teams that is not `there`."""
     for method, seed, weights in trained(models, game):
-        if method in ("none", "oracle", "random"):  # there is nothing to vary
+        if method in ("none", "oracle", "random") or (method, seed) in there:  # of the first there is nothing to vary
             continue
         option, settings = CHOSEN.get(method, ("", ()))
-        for setting in settings:
-            yield _row(game, method, seed, weights, episodes, "chosen", setting, {option: setting})
-        for rate in RATES:
-            yield _row(game, method, seed, weights, episodes, "by chance", rate, ALL_OPEN.get(method, {}))
+        forced = ALL_OPEN.get(method, {})
+        yield [
+            *(_row(game, method, seed, weights, episodes, "chosen", each, {option: each}) for each in settings),
+            *(_row(game, method, seed, weights, episodes, "by chance", each, forced) for each in RATES),
+        ]
         print(f"{game}: {method}, seed {seed}", flush=True)
 
 

@@ -13,7 +13,6 @@ are written team by team, and teams that are there are not tested again.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from collections.abc import Container, Iterable, Iterator
@@ -21,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from marl import GAMES, train_a_little, trained
+from marl import GAMES, read_rows, train_a_little, trained, write_rows
 
 from palmette.errors import UserError
 from palmette.marl.channel import Channel
 from palmette.marl.recipe import MarlRecipe
 from palmette.marl.team import DISCOUNTING, Team, Trusting
-from palmette.run import write_atomic
 
 Row = dict[str, Any]
 
@@ -59,13 +57,13 @@ def main() -> None:
             train_a_little(options.models, "scout-small", "tarmac", "t2mac_plus")
         if not options.models or not options.models.is_dir():
             parser.error("--models DIR is missing: train with `python benchmarks/marl.py --models DIR` first")
-        rows: list[Row] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+        rows = read_rows(options.json)
         for game in options.games:
             there = {(row["method"], row["seed"]) for row in rows if row["game"] == game}
             for of_team in measure(game, options.models, options.episodes, there):
                 rows += of_team
                 if options.json:
-                    write_atomic(options.json, json.dumps(rows, indent=1) + "\n")
+                    write_rows(options.json, rows)
     show([row for row in rows if row["game"] in options.games])
 
 
