@@ -1,14 +1,15 @@
 """Learning: every method on every game, at equal updates and equal environment steps.
 
     python benchmarks/marl.py [--games scout-3x2 ...] [--methods none ...] [--seeds 5] [--steps N] [--json PATH]
-                              [--models DIR] [--show]
+                              [--models DIR] [--show] [--ablation]
 
+A method is a name, or a name with options as the recipe's section has them: ``t2mac_plus:confidence=sigmoid,budget=1``.
 Rows are ``{game, method, seed, score, comm_rate, messages, env_steps, updates, minutes}``: the score (share won, or
-mean return) is the mean of the last three greedy tests, minutes are of processor time in one thread. ``random`` runs at
-the rate that t2mac_plus ended with under the same seed. With --json, rows are written as they come and those that are
-there are not run again, so it may be stopped and started (what was under way is lost: a seed is written when it ends).
-All seeds of a game and method train side by side, as each would alone. With --models, trained agents stay there as
-``GAME/METHOD-SEED.safetensors``, for `benchmarks/marl_trust.py`. Every method is our re-implementation, untuned.
+mean return) is the mean of the last three greedy tests, minutes are of processor time in one thread. Links that open by
+chance do so as often as those of t2mac_plus under the same seed. With --json, rows are written as they come and those
+that are there are not run again, so it may be stopped and started (what was under way is lost: a seed is written when
+it ends). All seeds of a game and method train side by side, as each would alone. With --models, trained agents stay
+there as ``GAME/METHOD-SEED.safetensors``, for `benchmarks/marl_trust.py`. Methods are our re-implementations, untuned.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -74,6 +76,22 @@ GAMES: dict[str, dict[str, Any]] = {
         "predators": {"predators": 5, "view_radius": 0.5},
     },
 }
+ABLATION = [  # each ingredient of T2MAC+ without it or otherwise, and of T2MAC what the paper leaves open
+    "t2mac_plus",
+    "t2mac_plus:confidence=sigmoid",
+    "t2mac_plus:confidence=none",
+    "t2mac_plus:label=uncertainty",
+    "t2mac_plus:balance=1",
+    "t2mac_plus:warm_up=0",
+    "t2mac_plus:budget=1",
+    "t2mac_plus:gate=all",
+    "t2mac_plus:gate=random",
+    "t2mac",
+    "t2mac:reading=received",
+    "t2mac:warm_up=0.6",
+    "t2mac:head=log_evidence",
+    "t2mac:head=log_evidence,warm_up=0.6",
+]
 
 _MEANS = ("comm_rate", "messages", "minutes")
 
@@ -82,7 +100,8 @@ def main() -> None:
     """Train what is asked for and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", nargs="+", choices=GAMES, default=list(GAMES))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", type=_known, default=list(METHODS))
+    parser.add_argument("--ablation", action="store_true", help="instead of all methods, those two with each switch")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="environment steps, instead of each game's")
     parser.add_argument("--json", type=Path, help="read and write rows here")
@@ -90,6 +109,8 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="train nothing, print the tables of what is there")
     parser.add_argument("--quick", action="store_true", help="2,000 steps of the small Scout: does it run at all")
     options = parser.parse_args()
+    if options.ablation:
+        options.methods = ABLATION
     if options.quick:
         options.games, options.seeds, options.steps = ["scout-small"], 1, 2000
     torch.set_num_threads(1)
@@ -111,16 +132,14 @@ def train(
     game: str, method: str, seeds: Iterable[int], rows: Iterable[Row], *, steps: int | None = None
 ) -> Iterator[tuple[Row, dict[str, Tensor]]]:
     """Yield the row of each training and its agents; none where the method does not apply (no oracle in the game)."""
-    settings: dict[str, Any] = {**GAMES[game], "method": method, "kind": "marl"}
-    if steps:
-        settings["steps"] = steps
-    if method == "oracle" and settings["game"] != "scout":
+    if method == "oracle" and GAMES[game]["game"] != "scout":
         return
     rates = {r["seed"]: r["comm_rate"] for r in rows if (r["game"], r["method"]) == (game, "t2mac_plus")}
+    changes = {"steps": steps} if steps else {}
     trainings = []
     for seed in sorted(seeds):
-        matched = {"random": {"rate": rates[seed]}} if method == "random" and seed in rates else {}
-        trainings.append(Training(MarlRecipe.model_validate({**settings, **matched, "seed": seed}), seed))
+        matched = {"rate": rates[seed]} if _by_chance(method) and seed in rates else None
+        trainings.append(Training(recipe_of(game, method, matched, **changes), seed))
     if not trainings:
         return
     cohort = Cohort(trainings)
@@ -134,6 +153,16 @@ def train(
                 tests[training.seed].append(training.measure())
             if training.finished:
                 yield _row(game, method, training, tests[training.seed]), training.weights()
+
+
+def recipe_of(game: str, method: str, options: Mapping[str, Any] | None = None, **changes: Any) -> MarlRecipe:
+    """Return the recipe of a game and method, with further options of the method, and the recipe's own changes."""
+    name, _, written = method.partition(":")
+    section: dict[str, Any] = dict(options or {})
+    for each in written.split(",") if written else ():
+        option, _, section[option] = each.partition("=")
+    sections = {name: section} if section else {}
+    return MarlRecipe.model_validate({**GAMES[game], **sections, **changes, "method": name, "kind": "marl"})
 
 
 def trained(models: Path, game: str) -> Iterator[tuple[str, int, dict[str, Tensor]]]:
@@ -230,11 +259,25 @@ def bootstrap(values: list[float], draws: int = 2000) -> tuple[float, float]:
 
 
 def _plan(games: list[str], methods: list[str]) -> Iterable[tuple[str, str]]:
-    """Yield (game, method), t2mac_plus before random, whose rate it sets."""
-    ordered = [method for method in methods if method != "random"] + [m for m in methods if m == "random"]
+    """Yield (game, method), t2mac_plus before those whose rate it sets."""
     for game in games:
-        for method in ordered:
+        for method in sorted(methods, key=_by_chance):
             yield game, method
+
+
+def _by_chance(method: str) -> bool:
+    return method == "random" or method.endswith("gate=random")
+
+
+def _known(method: str) -> str:
+    """Return the name of a method. Raises `ArgumentTypeError` for one that there is not, or such options."""
+    try:
+        recipe_of("scout-small", method)
+    except ValidationError as error:
+        found = error.errors()[0]
+        message = found["msg"].removeprefix("Value error, ")
+        raise argparse.ArgumentTypeError(": ".join(filter(None, [".".join(map(str, found["loc"])), message]))) from None
+    return method
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from marl import GAMES, train_a_little, trained, write_rows
+from marl import recipe_of, train_a_little, trained, write_rows
 
 from palmette.errors import UserError
-from palmette.marl.recipe import MarlRecipe
+from palmette.marl.envs.scout import ScoutConfig
 from palmette.marl.team import Team
 
 Row = dict[str, Any]
@@ -64,7 +64,7 @@ def measure(models: Path, episodes: int) -> Iterator[Row]:
         if method == "random":  # at a rate that the weights do not tell
             continue
         for changes in TESTS.values():
-            recipe = MarlRecipe.model_validate({**GAMES[TRAINED], "kind": "marl", "method": method, "scout": changes})
+            recipe = recipe_of(TRAINED, method, scout=changes)
             try:
                 tested = Team(recipe, weights, seed=seed).test(episodes=episodes).measured
             except UserError as error:
@@ -86,7 +86,7 @@ def show(rows: Iterable[Row]) -> None:
     for method in dict.fromkeys(row["method"] for row in rows):
         line = f"{method:12}{len({row['seed'] for row in rows if row['method'] == method}):6}"
         for changes in TESTS.values():
-            wanted = {**MarlRecipe().scout.model_dump(include={"scouts", "hunters", "size", "sight"}), **changes}
+            wanted = {**ScoutConfig().model_dump(include={"scouts", "hunters", "size", "sight"}), **changes}
             mine = [row for row in rows if row["method"] == method and wanted.items() <= row.items()]
             shown = "-"
             if mine:

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from marl import GAMES, read_rows, train_a_little, trained, write_rows
+from marl import GAMES, read_rows, recipe_of, train_a_little, trained, write_rows
 from torch import Tensor
 
 from palmette.marl.channel import Channel
-from palmette.marl.recipe import MarlRecipe
 from palmette.marl.team import Team
 
 Row = dict[str, Any]
@@ -95,9 +94,8 @@ def _row(
     setting: float,
     options: dict[str, Any],
 ) -> Row:
-    found = {**GAMES[game], "method": method, "kind": "marl", **({method: options} if options else {})}
     channel, share = (Channel(loss=1 - setting), setting) if links == "by chance" else (Channel(), 1.0)
-    tested = Team(MarlRecipe.model_validate(found), weights, seed=seed).test(episodes=episodes, channel=channel)
+    tested = Team(recipe_of(game, method, options), weights, seed=seed).test(episodes=episodes, channel=channel)
     return {
         "game": game,
         "method": method,

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from marl import GAMES, read_rows, train_a_little, trained, write_rows
+from marl import GAMES, read_rows, recipe_of, train_a_little, trained, write_rows
 
 from palmette.errors import UserError
 from palmette.marl.channel import Channel
-from palmette.marl.recipe import MarlRecipe
 from palmette.marl.team import DISCOUNTING, Team, Trusting
 
 Row = dict[str, Any]
@@ -72,9 +71,8 @@ def measure(game: str, models: Path, episodes: int, there: Container[tuple[str, 
     for method, seed, weights in trained(models, game):
         if method in ("none", "random") or (method, seed) in there:  # nothing said, or at a rate nobody wrote down
             continue
-        recipe = MarlRecipe.model_validate({**GAMES[game], "method": method, "kind": "marl"})
         try:
-            team = Team(recipe, weights, seed=seed)
+            team = Team(recipe_of(game, method), weights, seed=seed)
         except UserError as error:
             print(f"{game}: {method}, seed {seed}: {error}")
             continue
