@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,20 @@ def read_rows(path: Path | None) -> list[Row]:
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write a row a line, for they are kept under version control (`benchmarks/rows`)."""
     write_atomic(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+
+
+def test_teams(
+    path: Path | None, games: Iterable[str], measure: Callable[[str, Container[tuple[str, int]]], Iterator[list[Row]]]
+) -> list[Row]:
+    """Return the rows of `path` and of each team, (method, seed), that is not there, written as they come."""
+    rows = read_rows(path)
+    for game in games:
+        there = {(row["method"], row["seed"]) for row in rows if row["game"] == game}
+        for of_team in measure(game, there):
+            rows += of_team
+            if path:
+                write_rows(path, rows)
+    return rows
 
 
 def train_a_little(models: Path, game: str, *methods: str) -> None:

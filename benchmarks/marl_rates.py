@@ -16,11 +16,12 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Container, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from marl import GAMES, read_rows, recipe_of, train_a_little, trained, write_rows
+from marl import GAMES, recipe_of, test_teams, train_a_little, trained
 from torch import Tensor
 
 from palmette.marl.channel import Channel
@@ -58,19 +59,13 @@ def main() -> None:
             train_a_little(options.models, "scout-small", "full", "t2mac_plus")
         if not options.models or not options.models.is_dir():
             parser.error("--models DIR is missing: train with `python benchmarks/marl.py --models DIR` first")
-        rows = read_rows(options.json)
-        for game in options.games:
-            there = {(row["method"], row["seed"]) for row in rows if row["game"] == game}
-            for of_team in measure(game, options.models, options.episodes, there):
-                rows += of_team
-                if options.json:
-                    write_rows(options.json, rows)
+        rows = test_teams(options.json, options.games, partial(measure, options.models, options.episodes))
     show(rows)
     if options.plot:
         plot(rows, options.plot)
 
 
-def measure(game: str, models: Path, episodes: int, there: Container[tuple[str, int]]) -> Iterator[list[Row]]:
+def measure(models: Path, episodes: int, game: str, there: Container[tuple[str, int]]) -> Iterator[list[Row]]:
     """Yield the rows of each of a game's teams that is not `there`."""
     for method, seed, weights in trained(models, game):
         if method in ("none", "oracle", "random") or (method, seed) in there:  # of the first there is nothing to vary
