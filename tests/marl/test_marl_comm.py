@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import softplus
 
 from palmette.errors import UserError
-from palmette.evidence import fuse_one_by_one, uncertainty
+from palmette.evidence import discount, fuse_cumulative, fuse_one_by_one, uncertainty
 from palmette.marl.comm.api import Scene, Sizes
 from palmette.marl.comm.full import FullConfig
 from palmette.marl.comm.gate import Gate
@@ -25,6 +25,7 @@ VARIANTS = {
     "t2mac/log": ("t2mac", T2macConfig(head="log_evidence")),
     "t2mac/warm": ("t2mac", T2macConfig(budget=2)),
     "t2mac_plus/sigmoid": ("t2mac_plus", T2macPlusConfig(confidence="sigmoid")),
+    "t2mac_plus/sum": ("t2mac_plus", T2macPlusConfig(mix="sum")),
     "t2mac_plus/none": ("t2mac_plus", T2macPlusConfig(confidence="none", gate="random")),
     "t2mac_plus/all": ("t2mac_plus", T2macPlusConfig(gate="all", label="uncertainty")),
 }
@@ -151,27 +152,49 @@ def test_t2mac_labels_are_the_fall_of_uncertainty():
                 assert bool(labels_MNN[row, i, j]) == bool(uncertainty(own_MNK[row, j]) - uncertainty(fused) > 0.12)
 
 
+@pytest.mark.parametrize("mix", ["share", "sum"])
 @pytest.mark.parametrize("confidence", ["sigmoid", "evidence", "none"])
-def test_plus_labels_are_the_regret_of_leaving_one_out(confidence):
-    comm = open_method("t2mac_plus", SIZES, T2macPlusConfig(confidence=confidence, least=0.0)).double()
+def test_plus_labels_are_the_regret_of_leaving_one_out(confidence, mix):
+    comm = open_method("t2mac_plus", SIZES, T2macPlusConfig(confidence=confidence, mix=mix, least=0.0)).double()
     hidden_MNH = hidden().double() * 3
     setting = scene(learning=True)
     labels_MNN = comm(hidden_MNH, setting).labels_MNN
     assert 0 < labels_MNN.mean() < 1
     weight_MN = comm.confidence(hidden_MNH)
-    said_MNH = comm.features.value(hidden_MNH) / 3 * weight_MN[..., None]
+    loud_MN = weight_MN / 3 if mix == "sum" else (weight_MN / (1 - weight_MN)).clamp(max=999)
+    said_MNH = comm.features.value(hidden_MNH) * loud_MN[..., None]
     for row in range(ROWS):
         for j in range(4):
             avail_A = setting.avail_MNA[row, j]
 
             def values(without, row=row, j=j):
-                heard = sum(said_MNH[row, i] for i in range(4) if i not in (j, without))
+                heard_from = [i for i in range(4) if i not in (j, without)]
+                heard = said_MNH[row, heard_from].sum(0)
+                if mix == "share":
+                    heard = heard / (1 + loud_MN[row, heard_from].sum())
                 return comm.features.decide(comm.features.seen(hidden_MNH[row, j]), comm.features.heard(heard))
 
             with_all = values(None).masked_fill(~avail_A, -torch.inf)
             for i in set(range(4)) - {j}:
                 poorer = values(i).masked_fill(~avail_A, -torch.inf).argmax()
                 assert bool(labels_MNN[row, i, j]) == bool(with_all.max() - with_all[poorer] > 0)
+
+
+def test_plus_hears_each_sender_by_its_share_of_fused_belief():
+    comm = open_method("t2mac_plus", SIZES, T2macPlusConfig(gate="all")).double()
+    hidden_MNH = hidden().double() * 3
+    evidence_MNK = softplus(comm.sure(hidden_MNH))
+    for trust_MN in (None, torch.linspace(0, 1, 4 * ROWS, dtype=torch.float64).view(ROWS, 4)):
+        trusted_MNK = evidence_MNK if trust_MN is None else discount(evidence_MNK, trust_MN)
+        q_MNA = comm(hidden_MNH, scene(trust_MN=trust_MN)).q_MNA
+        for j in range(4):
+            others = [i for i in range(4) if i != j]
+            fused_MK = fuse_cumulative(trusted_MNK[:, others])
+            share_MN = trusted_MNK[:, others].sum(-1) / (fused_MK.shape[-1] + fused_MK.sum(-1, keepdim=True))
+            torch.testing.assert_close(share_MN.sum(-1), 1 - uncertainty(fused_MK))
+            heard_MH = (share_MN[..., None] * comm.features.value(hidden_MNH[:, others])).sum(1)
+            expected_MA = comm.features.decide(comm.features.seen(hidden_MNH[:, j]), comm.features.heard(heard_MH))
+            torch.testing.assert_close(q_MNA[:, j], expected_MA)
 
 
 def test_a_budget_is_kept_by_the_best_links():

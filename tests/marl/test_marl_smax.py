@@ -55,6 +55,24 @@ def test_battles_are_decided_and_short_sight_hides():
 
 
 @needs_jaxmarl
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_state_stays_small_and_goes_on_moving():
+    game = Smax(SmaxConfig(map="3m", limit=60), batch=16, seed=0)
+    frame = game.reset()
+    generator = torch.Generator().manual_seed(0)
+    states = [frame.state_BS]
+    for _ in range(game.spec.limit):
+        frame = game.step(random_actions(frame.avail_BNA, generator))
+        states.append(frame.state_BS)
+    seen_USB = torch.stack(states)
+    assert float(seen_USB.min()) >= 0
+    assert float(seen_USB.max()) <= 1.5  # JaxMARL's own reaches 32, and -30 in cooldowns
+    positions = seen_USB[:10, :, 1:3]
+    assert float(positions.std(0).mean()) > 0.01
+
+
+@needs_jaxmarl
 def test_an_unknown_map_is_named():
     with pytest.raises(UserError, match="no SMAX map '2s3x'; did you mean '2s3z'"):
         open_game("smax", SmaxConfig(map="2s3x"), batch=1)

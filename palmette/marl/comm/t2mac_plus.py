@@ -29,6 +29,10 @@ class T2macPlusConfig(BaseModel):
     confidence: Literal["sigmoid", "evidence", "none"] = Field(
         default="evidence", description="weight of a sender's message: a free sigmoid, 1 - u of its evidence, or 1"
     )
+    mix: Literal["share", "sum"] = Field(
+        default="share",
+        description="what is heard: a sum over N - 1, or a mean in which each has its share of evidence",
+    )
     gate: Literal["learned", "random", "all"] = Field(default="learned", description="what opens links; for ablation")
     rate: float = Field(default=0.2, ge=0, le=1, description="of links, with gate random")
     label: Literal["regret", "uncertainty"] = Field(
@@ -42,7 +46,11 @@ class T2macPlusConfig(BaseModel):
 
 
 class T2macPlus(nn.Module):
-    """Q_j = head([h_j, sum_i g_ij w_i V h_i / (N - 1)]), w_i the sender's confidence."""
+    """Q_j = head([h_j, sum_i g_ij o_i V h_i / (1 + sum_i g_ij o_i)]), o_i = w_i / (1 - w_i), w_i how sure i is.
+
+    With w = 1 - u, o is the evidence S / K, and a sender's share is the part of all belief that it brings to a
+    cumulative fusion: silence counts as the vacuous opinion, and a team may grow without anybody becoming fainter.
+    """
 
     def __init__(self, sizes: Sizes, config: T2macPlusConfig) -> None:
         super().__init__()
@@ -57,7 +65,12 @@ class T2macPlus(nn.Module):
         weight_MN = self.confidence(hidden_MNH)
         if scene.trust_MN is not None:
             weight_MN = weight_MN * scene.trust_MN
-        message_MNH = self.features.messages(hidden_MNH, weight_MN)
+        odds_MN = None
+        if self.config.mix == "share":
+            odds_MN = _odds(weight_MN)
+            message_MNH = self.features.weigh(hidden_MNH, odds_MN)
+        else:
+            message_MNH = self.features.messages(hidden_MNH, weight_MN)
         logits_MNN, links_MNN = None, between_others(hidden_MNH)
         held_open = scene.open_all or self.config.gate == "all"
         if scene.learning or not held_open:
@@ -65,10 +78,10 @@ class T2macPlus(nn.Module):
             links_MNN = links_MNN if held_open else gated_MNN
         if not held_open and self.config.gate == "random":
             links_MNN = draw_links(hidden_MNH, self.config.rate, scene.generator)
-        q_MNA = self.features(hidden_MNH, message_MNH, received(links_MNN, scene))
+        q_MNA = self.features(hidden_MNH, message_MNH, received(links_MNN, scene), odds_MN)
         labels_MNN = None
         if scene.learning:
-            labels_MNN = (self._worth(hidden_MNH, message_MNH, weight_MN, scene) > self.config.least).float()
+            labels_MNN = (self._worth(hidden_MNH, message_MNH, weight_MN, odds_MN, scene) > self.config.least).float()
         return Talk(q_MNA=q_MNA, links_MNN=links_MNN, selector_MNN=logits_MNN, labels_MNN=labels_MNN)
 
     def confidence(self, hidden_MNH: Tensor) -> Tensor:
@@ -85,7 +98,9 @@ class T2macPlus(nn.Module):
         return list(self.gate.parameters())
 
     @torch.no_grad()
-    def _worth(self, hidden_MNH: Tensor, message_MNH: Tensor, weight_MN: Tensor, scene: Scene) -> Tensor:
+    def _worth(
+        self, hidden_MNH: Tensor, message_MNH: Tensor, weight_MN: Tensor, odds_MN: Tensor | None, scene: Scene
+    ) -> Tensor:
         """Return the value_MNN of each link.
 
         Regret: by how much the receiver's choice without this one message falls short of its choice with all of them,
@@ -96,10 +111,21 @@ class T2macPlus(nn.Module):
         agents = hidden_MNH.shape[1]
         seen_MNH, said_MNH = self.features.seen(hidden_MNH), self.features.heard(message_MNH)
         heard_MNH = said_MNH.sum(1, keepdim=True) - said_MNH
+        without_MNNH = heard_MNH[:, None] - said_MNH[:, :, None]  # sender, receiver
+        if odds_MN is not None:
+            all_MN = 1 + odds_MN.sum(1, keepdim=True) - odds_MN
+            heard_MNH = heard_MNH / all_MN[..., None]
+            without_MNNH /= (all_MN[:, None] - odds_MN[:, :, None]).clamp(min=1.0)[..., None]
         q_MNA = self.features.decide(seen_MNH, heard_MNH)
-        without_MNNA = self.features.decide((seen_MNH + heard_MNH)[:, None], -said_MNH[:, :, None])  # sender, receiver
+        without_MNNA = self.features.decide(seen_MNH[:, None], without_MNNH)
         chosen_MNN = best_actions(without_MNNA, scene.avail_MNA[:, None])
         best_MN = q_MNA.gather(-1, best_actions(q_MNA, scene.avail_MNA)[..., None]).squeeze(-1)
         q_MNNA = q_MNA[:, None].expand(-1, agents, -1, -1)
         regret_MNN = best_MN[:, None] - q_MNNA.gather(-1, chosen_MNN[..., None]).squeeze(-1)
         return regret_MNN * between_others(hidden_MNH)
+
+
+def _odds(weight_MN: Tensor) -> Tensor:
+    """Return w / (1 - w), which for w = 1 - u is S / K: evidence counted per alternative. At most 999."""
+    known_MN = weight_MN.clamp(max=0.999)
+    return known_MN / (1 - known_MN)

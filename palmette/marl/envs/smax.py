@@ -111,6 +111,7 @@ def _compiled(name: str, sight: float | None, see_enemy: bool, limit: int) -> tu
         options["unit_type_sight_ranges"] = jax.numpy.full(6, sight)
     scenario = package.environments.smax.map_name_to_scenario(name)
     env = package.make("HeuristicEnemySMAX", scenario=scenario, **options)
+    least_S, scale_S = _bounds_of_state(env, jax.numpy)
 
     def look(state: Any) -> dict[str, Any]:
         seen, avail = env.get_obs(state), env.get_avail_actions(state)
@@ -118,7 +119,7 @@ def _compiled(name: str, sight: float | None, see_enemy: bool, limit: int) -> tu
         return {
             "obs": jax.numpy.stack([seen[agent] for agent in env.agents]),
             "avail": jax.numpy.stack([avail[agent] for agent in env.agents]),
-            "state": env.get_world_state(state),
+            "state": jax.numpy.maximum(env.get_world_state(state), least_S) * scale_S,
             "allies": alive[: env.num_agents].any(),
             "enemies": alive[env.num_agents :].any(),
         }
@@ -138,3 +139,16 @@ def _compiled(name: str, sight: float | None, see_enemy: bool, limit: int) -> tu
         return look(after), after, reward, over | dones["__all__"]
 
     return jax, env, jax.jit(jax.vmap(start)), jax.jit(jax.vmap(step))
+
+
+def _bounds_of_state(env: Any, numpy: Any) -> tuple[Any, Any]:
+    """Return (least_S, scale_S) that keep the state within 1 or so, as QMIX needs it.
+
+    JaxMARL gives positions in units of length, up to 32, and a cooldown that goes on falling while a weapon is ready.
+    """
+    unit_features, units = len(env.own_features), env.num_allies + env.num_enemies
+    x, y, cooldown = 1, 2, 3
+    least_UF = numpy.full((units, unit_features), -numpy.inf).at[:, cooldown].set(0.0)
+    scale_UF = numpy.ones((units, unit_features)).at[:, x].divide(env.map_width).at[:, y].divide(env.map_height)
+    rest = numpy.ones(env.state_size - units * unit_features)
+    return numpy.append(least_UF.reshape(-1), -numpy.inf * rest), numpy.append(scale_UF.reshape(-1), rest)
