@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from palmette.errors import UserError
 from palmette.marl.comm.api import Scene, Sizes
 from palmette.marl.comm.names import open_method
 from palmette.marl.envs.hallway import HallwayConfig
@@ -29,6 +30,7 @@ from palmette.marl.envs.names import open_game
 from palmette.marl.envs.navigation import NavigationConfig
 from palmette.marl.envs.predators import PredatorsConfig
 from palmette.marl.envs.scout import ScoutConfig
+from palmette.marl.envs.smax import SmaxConfig
 from palmette.marl.recipe import MarlRecipe
 from palmette.marl.training import Training
 
@@ -58,6 +60,7 @@ GAMES = {
     "predators 3v1": ("predators", PredatorsConfig()),
     "hallway [4,6,10]": ("hallway", HallwayConfig()),
     "scout 3x2": ("scout", ScoutConfig()),
+    "smax 3m": ("smax", SmaxConfig(map="3m")),
 }
 PEERS = {
     "navigation N=3": ("simple_spread_v3", {"N": 3}),
@@ -68,10 +71,14 @@ PEERS = {
 
 def stepping(rounds: int, seconds: float) -> list[Row]:
     """Return our games' rates at several numbers of copies."""
-    rows = []
+    rows: list[Row] = []
     for label, (name, config) in GAMES.items():
         for batch in (1, 32, 1024, 8192):
-            game = open_game(name, config, batch=batch)
+            try:
+                game = open_game(name, config, batch=batch)
+            except UserError as missing:  # jaxmarl
+                print(missing)
+                break
             frame = game.reset()
             choices = [_random_actions(frame.avail_BNA) for _ in range(8)]
             state = {"step": 0}
@@ -83,6 +90,7 @@ def stepping(rounds: int, seconds: float) -> list[Row]:
                 state["step"] += 1
                 return game.batch
 
+            some()  # what is compiled is compiled now
             rows.append({"what": "stepping", "game": label, "who": "palmette", "copies": batch})
             rows[-1] |= rate(some, rounds, seconds)
     return rows
@@ -111,23 +119,31 @@ def peers(rounds: int, seconds: float) -> list[Row]:
             return 1
 
         rows.append(row | rate(some, rounds, seconds))
-    return [*rows, _jaxmarl(rounds, seconds)]
+    return rows + [_jaxmarl(game, rounds, seconds) for game in ("navigation N=3", "smax 3m")]
 
 
-def _jaxmarl(rounds: int, seconds: float) -> Row:
-    """Return JaxMARL's rate on MPE spread, steps scanned inside one compiled call, compilation not counted."""
-    row: Row = {"what": "stepping", "game": "navigation N=3", "who": "jaxmarl", "copies": 1024}
+def _jaxmarl(game: str, rounds: int, seconds: float) -> Row:
+    """Return JaxMARL's rate, steps scanned inside one compiled call, compilation not counted.
+
+    The enemy plays its heuristic in SMAX on both sides; ours also reads state, availability and who won in each step.
+    """
+    row: Row = {"what": "stepping", "game": game, "who": "jaxmarl", "copies": 1024}
     try:
         jax, jaxmarl = importlib.import_module("jax"), importlib.import_module("jaxmarl")
     except ImportError:
         return {**row, "note": "not installed"}
-    env = jaxmarl.make("MPE_simple_spread_v3")
+    if game == "smax 3m":
+        scenario = jaxmarl.environments.smax.map_name_to_scenario("3m")
+        env = jaxmarl.make("HeuristicEnemySMAX", scenario=scenario)
+    else:
+        env = jaxmarl.make("MPE_simple_spread_v3")
+    count = env.action_space(env.agents[0]).n
     keys = jax.random.split(jax.random.PRNGKey(0), 1024)
     _, state = jax.vmap(env.reset)(keys)
 
     def one(state: Any, key: Any) -> Any:
         each = jax.random.split(key, 1024)
-        actions = {agent: jax.random.randint(key, (1024,), 0, 5) for agent in env.agents}
+        actions = {agent: jax.random.randint(key, (1024,), 0, count) for agent in env.agents}
         _, state, rewards, _, _ = jax.vmap(env.step)(each, state, actions)
         return state, rewards["__all__"] if "__all__" in rewards else rewards[env.agents[0]]
 
@@ -153,27 +169,38 @@ def compare(rows: list[Row]) -> None:
 def training(rounds: int, *, quick: bool) -> list[Row]:
     """Return environment steps of whole trainings (playing and updating), vectorised and one environment at a time.
 
-    Both are this code with equal updates a step: ``one at a time`` is PyMARL's default loop, a game stepped alone.
+    All are this code with equal updates a step: ``one at a time`` is PyMARL's default loop, a game stepped alone. They
+    take turns, round by round.
     """
     rows = []
+    steps = 2560 if quick else 5120
     for method in ("none", "full", "t2mac_plus"):
-        for label, parallel in (("32 at once", 32), ("one at a time", 1)):
-            recipe = MarlRecipe.model_validate(
-                {"method": method, "game": "scout", "learn": {"parallel": parallel, "update_every": 640}}
-            )
-            session = Training(recipe, 0)
-            while len(session.buffer) < 96:
-                session.advance()
-
-            def some(session: Training = session, steps: int = 1280 if quick else 2560) -> int:
-                begun = session.env_steps
-                while session.env_steps - begun < steps:
-                    session.advance()
-                return session.env_steps - begun
-
-            rows.append({"what": "training, an update every 640 steps", "game": "scout 3x2", "who": method})
-            rows[-1] |= {"copies": parallel, "label": label} | rate(some, rounds, 0.0)
+        sessions = {parallel: _warm(method, parallel) for parallel in (128, 32, 1)}
+        rates: dict[int, list[float]] = {parallel: [] for parallel in sessions}
+        for _ in range(rounds):
+            for parallel, session in sessions.items():
+                rates[parallel].append(rate(lambda session=session: _some(session, steps), 1, 0.0)["per_s"])
+        for parallel, found in rates.items():
+            row: Row = {"what": "training, an update every 640 steps", "game": "scout 3x2", "who": method}
+            row |= {"copies": parallel, "per_s": statistics.median(found), "low": min(found), "high": max(found)}
+            rows.append(row | {"times_one": round(row["per_s"] / statistics.median(rates[1]), 1)})
     return rows
+
+
+def _warm(method: str, parallel: int) -> Training:
+    """Return a training with enough episodes to learn from."""
+    learn = {"parallel": parallel, "update_every": 640}
+    session = Training(MarlRecipe.model_validate({"method": method, "game": "scout", "learn": learn}), 0)
+    while len(session.buffer) < 128:
+        session.advance()
+    return session
+
+
+def _some(session: Training, steps: int) -> int:
+    begun = session.env_steps
+    while session.env_steps - begun < steps:
+        session.advance()
+    return session.env_steps - begun
 
 
 def fusion(rounds: int) -> list[Row]:
@@ -219,11 +246,12 @@ def rate(some: Callable[[], int], rounds: int, seconds: float) -> Row:
 
 def show(rows: list[Row]) -> None:
     """Print the rows as a table."""
-    print(f"{'what':36}{'game':18}{'who':12}{'copies':>7}{'median':>12}{'lowest':>12}{'highest':>12}  x mpe2")
+    print(f"{'what':36}{'game':18}{'who':12}{'copies':>7}{'median':>12}{'lowest':>12}{'highest':>12}  x mpe2, x one")
     for row in rows:
         numbers = [" " + row["note"]] if "note" in row else [f"{row[name]:,.1f}" for name in ("per_s", "low", "high")]
         cells = "".join(f"{number:>12}" for number in numbers)
-        print(f"{row['what']:36}{row['game']:18}{row['who']:12}{row['copies']:>7}{cells}  {row.get('times_mpe2', '')}")
+        times = row.get("times_mpe2", row.get("times_one", ""))
+        print(f"{row['what']:36}{row['game']:18}{row['who']:12}{row['copies']:>7}{cells}  {times}")
 
 
 def _random_actions(avail_BNA: torch.Tensor) -> torch.Tensor:
