@@ -41,7 +41,7 @@ def test_conformance(check):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_battles_are_decided_and_short_sight_hides():
-    seen = {}
+    seen, outcomes = {}, []
     for sight in (None, 1.0):
         game = Smax(SmaxConfig(map="3m", sight_range=sight, limit=30), batch=16, seed=0)
         frame = game.reset()
@@ -51,7 +51,9 @@ def test_battles_are_decided_and_short_sight_hides():
             frame = game.step(random_actions(frame.avail_BNA, generator))
         assert bool(frame.ended_B.all())
         assert float(frame.terminated_B.float().mean()) > 0.05
+        outcomes.append(frame.state_BS)
     assert seen[1.0] < 0.7 * seen[None]
+    assert torch.equal(*outcomes), "the enemy sees as far as ever, and so does the same"
 
 
 @needs_jaxmarl

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def test_recipes_load_and_open(path, tmp_path):
     assert isinstance(recipe, MarlRecipe)
     run = RunDir.create(tmp_path / "run", recipe)
     assert read_recipe(run.config_path, ()) == recipe
-    Training(recipe, 0).advance()
+    if recipe.game != "smax" or find_spec("jaxmarl"):
+        Training(recipe, 0).advance()
 
 
 @pytest.mark.parametrize(

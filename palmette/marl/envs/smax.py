@@ -26,7 +26,9 @@ class SmaxConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     map: str = Field(default="2s3z", description="a scenario of JaxMARL, such as 3m, 2s3z, 3s5z, 5m_vs_6m")
-    sight_range: float | None = Field(default=None, gt=0, description="how far a unit sees; none: as JaxMARL has it")
+    sight_range: float | None = Field(
+        default=None, gt=0, description="how far allies see, and not the enemy; none: as JaxMARL has it"
+    )
     see_enemy_actions: bool = Field(default=True, description="whether a unit sees what the enemy is doing")
     limit: int = Field(default=100, ge=1, description="steps of an episode")
 
@@ -107,14 +109,14 @@ def _compiled(name: str, sight: float | None, see_enemy: bool, limit: int) -> tu
         raise UserError(f"no SMAX map '{name}'{suggest(name, known)} (known: {', '.join(known)})")
     # JaxMARL compares the count before a step with its limit, and so plays one step more than it says.
     options: dict[str, Any] = {"see_enemy_actions": see_enemy, "max_steps": limit - 1}
-    if sight is not None:
-        options["unit_type_sight_ranges"] = jax.numpy.full(6, sight)
-    scenario = package.environments.smax.map_name_to_scenario(name)
-    env = package.make("HeuristicEnemySMAX", scenario=scenario, **options)
+    options["scenario"] = package.environments.smax.map_name_to_scenario(name)
+    env = eyes = package.make("HeuristicEnemySMAX", **options)
+    if sight is not None:  # another environment looks at the same state, for an enemy that sees little is easily beaten
+        eyes = package.make("HeuristicEnemySMAX", unit_type_sight_ranges=jax.numpy.full(6, sight), **options)
     least_S, scale_S = _bounds_of_state(env, jax.numpy)
 
     def look(state: Any) -> dict[str, Any]:
-        seen, avail = env.get_obs(state), env.get_avail_actions(state)
+        seen, avail = eyes.get_obs(state), env.get_avail_actions(state)
         alive = state.state.unit_alive
         return {
             "obs": jax.numpy.stack([seen[agent] for agent in env.agents]),
