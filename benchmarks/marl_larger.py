@@ -3,8 +3,9 @@
     python benchmarks/marl.py --games scout-roles --models DIR
     python benchmarks/marl_larger.py --models DIR [--episodes 1024] [--json PATH] [--quick]
 
-Rows are ``{method, seed, scouts, hunters, size, sight, score, comm_rate}``. Nothing is trained here. A method whose
-network depends on the number of agents (MASIA's decoder of the state) is left out, by name.
+Rows are ``{game, method, seed, scouts, hunters, size, sight, score, comm_rate}``; with --json, rows that are there are
+not tested again. Nothing is trained here. A method whose network depends on the number of agents (MASIA's decoder of
+the state) is left out, by name.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from marl import recipe_of, train_a_little, trained, write_rows
+from marl import recipe_of, test_teams, train_a_little, trained
+from torch import Tensor
 
 from palmette.errors import UserError
 from palmette.marl.envs.scout import ScoutConfig
@@ -42,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, help="what benchmarks/marl.py wrote")
     parser.add_argument("--episodes", type=int, default=1024)
-    parser.add_argument("--json", type=Path, help="write rows here")
+    parser.add_argument("--json", type=Path, help="read and write rows here")
     parser.add_argument("--quick", action="store_true", help="one method, hardly trained")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -52,39 +55,42 @@ def main() -> None:
             train_a_little(options.models, TRAINED, "t2mac_plus")
         if not options.models or not (options.models / TRAINED).is_dir():
             parser.error(f"--models DIR is missing: `python benchmarks/marl.py --games {TRAINED} --models DIR` first")
-        rows = list(measure(options.models, options.episodes))
-    if options.json:
-        write_rows(options.json, rows)
-    show(rows)
+        show(test_teams(options.json, [TRAINED], partial(measure, options.models, options.episodes)))
 
 
-def measure(models: Path, episodes: int) -> Iterator[Row]:
-    """Yield a row for each team and test."""
-    for method, seed, weights in trained(models, TRAINED):
-        if method == "random":  # at a rate that the weights do not tell
+def measure(models: Path, episodes: int, game: str, there: Container[tuple[str, int]]) -> Iterator[list[Row]]:
+    """Yield the rows of each team that is not `there`, one a test."""
+    for method, seed, weights in trained(models, game):
+        if method == "random" or (method, seed) in there:  # random: at a rate that the weights do not tell
             continue
-        for changes in TESTS.values():
-            recipe = recipe_of(TRAINED, method, scout=changes)
-            try:
-                tested = Team(recipe, weights, seed=seed).test(episodes=episodes).measured
-            except UserError as error:
-                print(f"{method}, seed {seed}, with {changes}: {str(error).splitlines()[0]}")
-                continue
-            yield {
-                "method": method,
-                "seed": seed,
-                **recipe.scout.model_dump(include={"scouts", "hunters", "size", "sight"}),
-                "score": round(tested.score, 4),
-                "comm_rate": round(tested.comm_rate, 4),
-            }
+        yield list(_rows(game, method, seed, weights, episodes))
+        print(f"{method}, seed {seed}", flush=True)
+
+
+def _rows(game: str, method: str, seed: int, weights: dict[str, Tensor], episodes: int) -> Iterator[Row]:
+    for changes in TESTS.values():
+        recipe = recipe_of(game, method, scout=changes)
+        try:
+            tested = Team(recipe, weights, seed=seed).test(episodes=episodes).measured
+        except UserError as error:
+            print(f"{method}, seed {seed}, with {changes}: {str(error).splitlines()[0]}")
+            continue
+        yield {
+            "game": game,
+            "method": method,
+            "seed": seed,
+            **recipe.scout.model_dump(include={"scouts", "hunters", "size", "sight"}),
+            "score": round(tested.score, 4),
+            "comm_rate": round(tested.comm_rate, 4),
+        }
 
 
 def show(rows: Iterable[Row]) -> None:
     """Print the median score over seeds, a line a method, and the share of links beside it."""
     rows = list(rows)
-    print(f"{'method':12}{'seeds':>6}" + "".join(f"{name:>18}" for name in TESTS))
+    print(f"{'method':22}{'seeds':>6}" + "".join(f"{name:>18}" for name in TESTS))
     for method in dict.fromkeys(row["method"] for row in rows):
-        line = f"{method:12}{len({row['seed'] for row in rows if row['method'] == method}):6}"
+        line = f"{method:22}{len({row['seed'] for row in rows if row['method'] == method}):6}"
         for changes in TESTS.values():
             wanted = {**ScoutConfig().model_dump(include={"scouts", "hunters", "size", "sight"}), **changes}
             mine = [row for row in rows if row["method"] == method and wanted.items() <= row.items()]
