@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from palmette.marl.comm.api import Scene, Talk, best_actions
 from palmette.marl.envs.api import Spec
@@ -116,13 +116,24 @@ class Learner:
             return talk, live.rows(target_ET)
 
     def _update_selector(self, talk: Talk) -> dict[str, float]:
-        if self.selector_optimiser is None or talk.selector_MNN is None or talk.labels_MNN is None:
+        loss = gate_loss(talk, balance=self.agents.comm.balance)
+        if self.selector_optimiser is None or loss is None:
             return {}
-        loss = selector_loss(talk.selector_MNN, talk.labels_MNN, balance=self.agents.comm.balance)
         self.selector_optimiser.zero_grad()
         loss.backward()
         self.selector_optimiser.step()
-        return {"selector_loss": float(loss.detach()), "worthwhile": float(_between_others(talk.labels_MNN).mean())}
+        worth_MNN = talk.labels_MNN if talk.prices_MNN is None else (talk.prices_MNN > 1).float()
+        share = 0.0 if worth_MNN is None else float(_between_others(worth_MNN).mean())
+        return {"selector_loss": float(loss.detach()), "worthwhile": share}
+
+
+def gate_loss(talk: Talk, *, balance: float) -> Tensor | None:
+    """Return the loss of the gate that said `talk`, by labels or by prices, None where there is nothing to learn."""
+    if talk.selector_MNN is None:
+        return None
+    if talk.prices_MNN is not None:
+        return priced_loss(talk.selector_MNN, talk.prices_MNN)
+    return None if talk.labels_MNN is None else selector_loss(talk.selector_MNN, talk.labels_MNN, balance=balance)
 
 
 def selector_loss(logits_MNN: Tensor, labels_MNN: Tensor, *, balance: float = 1.0) -> Tensor:
@@ -134,6 +145,16 @@ def selector_loss(logits_MNN: Tensor, labels_MNN: Tensor, *, balance: float = 1.
     good = labels_X.sum()
     weight = ((labels_X.numel() - good) / good.clamp(min=1.0)).clamp(1.0, balance)
     return binary_cross_entropy_with_logits(logits_X, labels_X, pos_weight=weight)
+
+
+def priced_loss(logits_MNN: Tensor, prices_MNN: Tensor, *, most: float = 50.0) -> Tensor:
+    """Return the loss of a gate that opens links between others whose worth is expected to be above their price.
+
+    w log(1/p) + log(1/(1 - p)), w the worth in prices, is least at p = E[w] / (1 + E[w]): above 1/2 where E[w] > 1. A
+    link counts for at most `most` prices, so that no single one decides a step.
+    """
+    logits_X, worth_X = _between_others(logits_MNN), _between_others(prices_MNN).clamp(max=most)
+    return (worth_X * softplus(-logits_X) + softplus(logits_X)).mean()
 
 
 def lambda_returns(value_EU: Tensor, episodes: Episodes, *, gamma: float, td_lambda: float) -> Tensor:

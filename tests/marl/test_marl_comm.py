@@ -26,6 +26,7 @@ VARIANTS = {
     "t2mac/warm": ("t2mac", T2macConfig(budget=2)),
     "t2mac_plus/sigmoid": ("t2mac_plus", T2macPlusConfig(confidence="sigmoid")),
     "t2mac_plus/sum": ("t2mac_plus", T2macPlusConfig(mix="sum")),
+    "t2mac_plus/class": ("t2mac_plus", T2macPlusConfig(label="regret")),
     "t2mac_plus/none": ("t2mac_plus", T2macPlusConfig(confidence="none", gate="random")),
     "t2mac_plus/all": ("t2mac_plus", T2macPlusConfig(gate="all", label="uncertainty")),
 }
@@ -65,7 +66,7 @@ def test_shapes_and_nothing_to_oneself(variant):
         assert set(talk.links_MNN.unique().tolist()) <= {0.0, 1.0}
         assert not talk.links_MNN.diagonal(dim1=1, dim2=2).any()
         assert talk.loss_M is None or talk.loss_M.shape == (ROWS,)
-        assert learning or (talk.loss_M is None and talk.labels_MNN is None)
+        assert learning or (talk.loss_M is None and talk.labels_MNN is None and talk.prices_MNN is None)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -154,12 +155,15 @@ def test_t2mac_labels_are_the_fall_of_uncertainty():
 
 @pytest.mark.parametrize("mix", ["share", "sum"])
 @pytest.mark.parametrize("confidence", ["sigmoid", "evidence", "none"])
-def test_plus_labels_are_the_regret_of_leaving_one_out(confidence, mix):
-    comm = open_method("t2mac_plus", SIZES, T2macPlusConfig(confidence=confidence, mix=mix, least=0.0)).double()
+def test_plus_prices_are_the_regret_of_leaving_one_out(confidence, mix):
+    comm = open_method("t2mac_plus", SIZES, T2macPlusConfig(confidence=confidence, mix=mix)).double()
     hidden_MNH = hidden().double() * 3
     setting = scene(learning=True)
-    labels_MNN = comm(hidden_MNH, setting).labels_MNN
-    assert 0 < labels_MNN.mean() < 1
+    talk = comm(hidden_MNH, setting)
+    avail_MNA = setting.avail_MNA
+    spread_MN = talk.q_MNA.masked_fill(~avail_MNA, -1e9).amax(-1) - talk.q_MNA.masked_fill(~avail_MNA, 1e9).amin(-1)
+    price = 0.02 * spread_MN[avail_MNA.sum(-1) > 1].mean()
+    assert 0 < (talk.prices_MNN > 0).double().mean() < 1
     weight_MN = comm.confidence(hidden_MNH)
     loud_MN = weight_MN / 3 if mix == "sum" else (weight_MN / (1 - weight_MN)).clamp(max=999)
     said_MNH = comm.features.value(hidden_MNH) * loud_MN[..., None]
@@ -177,7 +181,8 @@ def test_plus_labels_are_the_regret_of_leaving_one_out(confidence, mix):
             with_all = values(None).masked_fill(~avail_A, -torch.inf)
             for i in set(range(4)) - {j}:
                 poorer = values(i).masked_fill(~avail_A, -torch.inf).argmax()
-                assert bool(labels_MNN[row, i, j]) == bool(with_all.max() - with_all[poorer] > 0)
+                regret = with_all.max() - with_all[poorer]
+                torch.testing.assert_close(talk.prices_MNN[row, i, j], regret / price, rtol=1e-6, atol=1e-9)
 
 
 def test_plus_hears_each_sender_by_its_share_of_fused_belief():

@@ -12,7 +12,7 @@ from palmette.marl.comm.names import METHODS, open_method
 from palmette.marl.envs.hallway import Hallway, HallwayConfig
 from palmette.marl.envs.scout import Scout, ScoutConfig
 from palmette.marl.episode import Buffer
-from palmette.marl.learn import LearnConfig, lambda_returns, open_learner, selector_loss
+from palmette.marl.learn import LearnConfig, lambda_returns, open_learner, priced_loss, selector_loss
 from palmette.marl.live import Live
 from palmette.marl.nets import Qmix, Vdn
 
@@ -204,6 +204,17 @@ def test_the_gate_s_loss_counts_links_between_others():
             share = 1 / (1 + torch.exp(torch.tensor(-logit)))
             total -= float(weight * label * share.log() + (1 - label) * (1 - share).log())
         assert abs(float(selector_loss(logits, labels, balance=balance)) - total / len(kept)) < 1e-5
+
+
+def test_a_priced_gate_opens_where_worth_is_expected_to_be_above_its_price():
+    """Its loss is least at the logit log E[w]: many small worths or one great one, as long as their mean is above 1."""
+    seldom = torch.tensor([0.0, 0.0, 0.0, 8.0])  # E[w] = 2
+    always = torch.tensor([0.5, 0.5, 0.5, 0.5])
+    for worth, expected in ((seldom, 2.0), (always, 0.5)):
+        prices_MNN = worth[:, None, None].expand(4, 2, 2)
+        logits = [torch.tensor(expected).log() + step for step in (-0.1, 0.0, 0.1)]
+        below, least, above = (float(priced_loss(each.expand(4, 2, 2), prices_MNN)) for each in logits)
+        assert least < min(below, above)
 
 
 def test_a_gate_learns_what_its_labels_say():

@@ -12,7 +12,7 @@ from palmette.marl.comm.api import Scene, Sizes
 from palmette.marl.comm.names import METHODS, open_method
 from palmette.marl.comm.random import RandomConfig
 from palmette.marl.comm.t2mac_plus import T2macPlusConfig
-from palmette.marl.learn import selector_loss
+from palmette.marl.learn import gate_loss
 
 AGENTS, WORDS, ROWS, WORTH = 4, 4, 64, 4.0
 SIZES = Sizes(agents=AGENTS, actions=WORDS, hidden=16, state=WORDS)
@@ -62,7 +62,7 @@ def taught(method, steps=600):
         values.step()
         if gate is not None:
             gate.zero_grad()
-            selector_loss(talk.selector_MNN, talk.labels_MNN, balance=comm.balance).backward()
+            gate_loss(talk, balance=comm.balance).backward()
             gate.step()
     return comm
 

@@ -2,11 +2,13 @@
 
 Every ingredient is a switch. What it keeps of T2MAC: one gate per link for whom and when, with labels and an optimiser
 of its own, and trust in what arrives by the sender's evidence. What it changes: evidence is a weight and not the
-values, the gate is held open until messages mean something, and a label asks whether the receiver would decide worse.
+values, the gate is held open until messages mean something, and then opens where what the receiver is expected to lose
+by silence is more than the price of a message.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -35,11 +37,18 @@ class T2macPlusConfig(BaseModel):
     )
     gate: Literal["learned", "random", "all"] = Field(default="learned", description="what opens links; for ablation")
     rate: float = Field(default=0.2, ge=0, le=1, description="of links, with gate random")
-    label: Literal["regret", "uncertainty"] = Field(
-        default="regret", description="a link is worth it for the receiver's decision, or if its sender is sure"
+    label: Literal["price", "regret", "uncertainty"] = Field(
+        default="price",
+        description="a link opens where its expected regret is above a price; as class, where the receiver's decision "
+        "suffers without it; or where its sender is sure",
     )
-    least: float = Field(default=0.02, ge=0, description="a link is worth it above this regret, or this confidence")
-    balance: float = Field(default=20.0, ge=1, description="greatest weight of a worthwhile link in the gate's loss")
+    price: float = Field(
+        default=0.02,
+        gt=0,
+        description="of a message, as a share of what the best action is worth above the worst",
+    )
+    least: float = Field(default=0.02, ge=0, description="as class: worth it above this regret, or this confidence")
+    balance: float = Field(default=20.0, ge=1, description="as class: greatest weight of a worthwhile link in the loss")
     threshold: float = Field(default=0.5, gt=0, lt=1, description="probability above which a link opens")
     budget: int | None = Field(default=None, ge=1, description="most receivers a sender and step; none: no limit")
     warm_up: float = Field(default=0.6, ge=0, le=1, description="share of training with all links open")
@@ -79,10 +88,13 @@ class T2macPlus(nn.Module):
         if not held_open and self.config.gate == "random":
             links_MNN = draw_links(hidden_MNH, self.config.rate, scene.generator)
         q_MNA = self.features(hidden_MNH, message_MNH, received(links_MNN, scene), odds_MN)
-        labels_MNN = None
-        if scene.learning:
-            labels_MNN = (self._worth(hidden_MNH, message_MNH, weight_MN, odds_MN, scene) > self.config.least).float()
-        return Talk(q_MNA=q_MNA, links_MNN=links_MNN, selector_MNN=logits_MNN, labels_MNN=labels_MNN)
+        talk = Talk(q_MNA=q_MNA, links_MNN=links_MNN, selector_MNN=logits_MNN)
+        if not scene.learning:
+            return talk
+        worth_MNN = self._worth(hidden_MNH, message_MNH, weight_MN, odds_MN, scene)
+        if self.config.label == "price":
+            return replace(talk, prices_MNN=worth_MNN / (self.config.price * _spread(q_MNA.detach(), scene)))
+        return replace(talk, labels_MNN=(worth_MNN > self.config.least).float())
 
     def confidence(self, hidden_MNH: Tensor) -> Tensor:
         """Return how sure each agent is of what it says, 0..1, shape _MN."""
@@ -123,6 +135,14 @@ class T2macPlus(nn.Module):
         q_MNNA = q_MNA[:, None].expand(-1, agents, -1, -1)
         regret_MNN = best_MN[:, None] - q_MNNA.gather(-1, chosen_MNN[..., None]).squeeze(-1)
         return regret_MNN * between_others(hidden_MNH)
+
+
+def _spread(q_MNA: Tensor, scene: Scene) -> Tensor:
+    """Return the mean over agents that have a choice of the best action's value less the worst's."""
+    best_MN = q_MNA.masked_fill(~scene.avail_MNA, -torch.inf).amax(-1)
+    worst_MN = q_MNA.masked_fill(~scene.avail_MNA, torch.inf).amin(-1)
+    chooses_MN = scene.avail_MNA.sum(-1) > 1
+    return ((best_MN - worst_MN) * chooses_MN).sum() / chooses_MN.sum().clamp(min=1) + 1e-12
 
 
 def _odds(weight_MN: Tensor) -> Tensor:
