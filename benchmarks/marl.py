@@ -41,8 +41,6 @@ Row = dict[str, Any]
 _SLOW = {"epsilon_steps": 400_000}  # Hallway learns with slow exploration only
 # What moves without end learns too little from an update every 120 steps (pilots, docs/log.md).
 _OFTEN = {"update_every": 60, "batch": 16, "target_every": 50, "lr": 0.001}
-# In SMAX the allies see 3 far and shoot 5; whoever runs away for 50 steps has not won (pilots, docs/log.md).
-_SMAX, _NEAR = {"update_every": 40, "epsilon_steps": 50_000}, {"sight_range": 3.0, "limit": 50}
 GAMES: dict[str, dict[str, Any]] = {
     "scout-3x2": {"game": "scout", "steps": 450_000, "learn": {"update_every": 150}},
     "scout-5x3": {
@@ -78,7 +76,12 @@ GAMES: dict[str, dict[str, Any]] = {
         "learn": {**_OFTEN, "reward_scale": 0.1},
         "predators": {"predators": 5, "view_radius": 0.5},
     },
-    "smax-3m-near": {"game": "smax", "steps": 200_000, "learn": _SMAX, "smax": {"map": "3m", **_NEAR}},
+    "smax-3m-near": {  # allies see 3 far and shoot 5; who runs away for 50 steps has not won (pilots, docs/log.md)
+        "game": "smax",
+        "steps": 200_000,
+        "learn": {"update_every": 40, "epsilon_steps": 50_000},
+        "smax": {"map": "3m", "sight_range": 3.0, "limit": 50},
+    },
 }
 ABLATION = [  # each ingredient of T2MAC+ without it or otherwise, and of T2MAC what the paper leaves open
     "t2mac_plus",
@@ -88,6 +91,7 @@ ABLATION = [  # each ingredient of T2MAC+ without it or otherwise, and of T2MAC 
     "t2mac_plus:price=0.005",
     "t2mac_plus:price=0.08",
     "t2mac_plus:label=regret",
+    "t2mac_plus:label=regret,balance=1",
     "t2mac_plus:label=uncertainty",
     "t2mac_plus:warm_up=0",
     "t2mac_plus:budget=1",

@@ -70,8 +70,9 @@ def measure(models: Path, episodes: int, game: str, there: Container[tuple[str, 
     for method, seed, weights in trained(models, game):
         if method in ("none", "oracle", "random") or (method, seed) in there:  # of the first there is nothing to vary
             continue
-        option, settings = CHOSEN.get(method, ("", ()))
-        forced = ALL_OPEN.get(method, {})
+        name = recipe_of(game, method).method  # without its options
+        option, settings = CHOSEN.get(name, ("", ()))
+        forced = ALL_OPEN.get(name, {})
         yield [
             *(_row(game, method, seed, weights, episodes, "chosen", each, {option: each}) for each in settings),
             *(_row(game, method, seed, weights, episodes, "by chance", each, forced) for each in RATES),
@@ -124,7 +125,7 @@ def show(rows: list[Row]) -> None:
         print(f"\n{game}: median score at median share of links, over seeds")
         for (method, links), points in curves(rows, game).items():
             shown = "  ".join(f"{score:.2f} at {rate:.0%}" for rate, score, _ in points)
-            print(f"{method:12}{links:10}{points[0][2]:3}  {shown}")
+            print(f"{method:34}{links:10}{points[0][2]:3}  {shown}")
 
 
 def plot(rows: list[Row], path: Path) -> None:

@@ -116,24 +116,25 @@ class Learner:
             return talk, live.rows(target_ET)
 
     def _update_selector(self, talk: Talk) -> dict[str, float]:
-        loss = gate_loss(talk, balance=self.agents.comm.balance)
-        if self.selector_optimiser is None or loss is None:
+        if self.selector_optimiser is None or talk.labels_MNN is None:
             return {}
+        loss = gate_loss(talk, balance=self.agents.comm.balance)
         self.selector_optimiser.zero_grad()
         loss.backward()
         self.selector_optimiser.step()
-        worth_MNN = talk.labels_MNN if talk.prices_MNN is None else (talk.prices_MNN > 1).float()
-        share = 0.0 if worth_MNN is None else float(_between_others(worth_MNN).mean())
-        return {"selector_loss": float(loss.detach()), "worthwhile": share}
+        return {"selector_loss": float(loss.detach()), "worthwhile": float(_between_others(talk.labels_MNN).mean())}
 
 
-def gate_loss(talk: Talk, *, balance: float) -> Tensor | None:
-    """Return the loss of the gate that said `talk`, by labels or by prices, None where there is nothing to learn."""
-    if talk.selector_MNN is None:
-        return None
+def gate_loss(talk: Talk, *, balance: float) -> Tensor:
+    """Return the loss of the gate that said `talk`: by prices where they are known, else by labels.
+
+    Raises `ValueError` for a talk without either.
+    """
+    if talk.selector_MNN is None or talk.labels_MNN is None:
+        raise ValueError("a talk in which no gate could learn")
     if talk.prices_MNN is not None:
         return priced_loss(talk.selector_MNN, talk.prices_MNN)
-    return None if talk.labels_MNN is None else selector_loss(talk.selector_MNN, talk.labels_MNN, balance=balance)
+    return selector_loss(talk.selector_MNN, talk.labels_MNN, balance=balance)
 
 
 def selector_loss(logits_MNN: Tensor, labels_MNN: Tensor, *, balance: float = 1.0) -> Tensor:

@@ -164,6 +164,12 @@ def test_plus_prices_are_the_regret_of_leaving_one_out(confidence, mix):
     spread_MN = talk.q_MNA.masked_fill(~avail_MNA, -1e9).amax(-1) - talk.q_MNA.masked_fill(~avail_MNA, 1e9).amin(-1)
     price = 0.02 * spread_MN[avail_MNA.sum(-1) > 1].mean()
     assert 0 < (talk.prices_MNN > 0).double().mean() < 1
+    classes = open_method(
+        "t2mac_plus", SIZES, T2macPlusConfig(confidence=confidence, mix=mix, label="regret", least=0.0)
+    )
+    classes.double().load_state_dict(comm.state_dict())
+    labels_MNN = classes(hidden_MNH, setting).labels_MNN
+    assert 0 < labels_MNN.mean() < 1
     weight_MN = comm.confidence(hidden_MNH)
     loud_MN = weight_MN / 3 if mix == "sum" else (weight_MN / (1 - weight_MN)).clamp(max=999)
     said_MNH = comm.features.value(hidden_MNH) * loud_MN[..., None]
@@ -183,6 +189,7 @@ def test_plus_prices_are_the_regret_of_leaving_one_out(confidence, mix):
                 poorer = values(i).masked_fill(~avail_A, -torch.inf).argmax()
                 regret = with_all.max() - with_all[poorer]
                 torch.testing.assert_close(talk.prices_MNN[row, i, j], regret / price, rtol=1e-6, atol=1e-9)
+                assert bool(labels_MNN[row, i, j]) == bool(regret > 0)
 
 
 def test_plus_hears_each_sender_by_its_share_of_fused_belief():

@@ -43,7 +43,7 @@ class Talk:
     links_MNN: Tensor  # 1 where something was sent, also if the channel then lost it; the diagonal is 0
     selector_MNN: Tensor | None = None  # logits of a gate that is trained, no gradient into the hidden states
     labels_MNN: Tensor | None = None  # 0 or 1: which links were worth it; while learning only
-    prices_MNN: Tensor | None = None  # instead of labels: how many times its price each link was worth, from 0 on
+    prices_MNN: Tensor | None = None  # how many times its price each link was worth, where that is known beside labels
     loss_M: Tensor | None = None  # the method's further losses, weighted; while learning only
 
 

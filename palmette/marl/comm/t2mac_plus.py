@@ -91,10 +91,14 @@ class T2macPlus(nn.Module):
         talk = Talk(q_MNA=q_MNA, links_MNN=links_MNN, selector_MNN=logits_MNN)
         if not scene.learning:
             return talk
-        worth_MNN = self._worth(hidden_MNH, message_MNH, weight_MN, odds_MN, scene)
-        if self.config.label == "price":
-            return replace(talk, prices_MNN=worth_MNN / (self.config.price * _spread(q_MNA.detach(), scene)))
-        return replace(talk, labels_MNN=(worth_MNN > self.config.least).float())
+        if self.config.label == "uncertainty":
+            sure_MNN = weight_MN.detach()[..., None] * between_others(hidden_MNH)
+            return replace(talk, labels_MNN=(sure_MNN > self.config.least).float())
+        regret_MNN = self._regret(hidden_MNH, message_MNH, odds_MN, scene)
+        if self.config.label == "regret":
+            return replace(talk, labels_MNN=(regret_MNN > self.config.least).float())
+        prices_MNN = regret_MNN / (self.config.price * _spread(q_MNA.detach(), scene))
+        return replace(talk, labels_MNN=(prices_MNN > 1).float(), prices_MNN=prices_MNN)
 
     def confidence(self, hidden_MNH: Tensor) -> Tensor:
         """Return how sure each agent is of what it says, 0..1, shape _MN."""
@@ -110,16 +114,12 @@ class T2macPlus(nn.Module):
         return list(self.gate.parameters())
 
     @torch.no_grad()
-    def _worth(
-        self, hidden_MNH: Tensor, message_MNH: Tensor, weight_MN: Tensor, odds_MN: Tensor | None, scene: Scene
-    ) -> Tensor:
-        """Return the value_MNN of each link.
+    def _regret(self, hidden_MNH: Tensor, message_MNH: Tensor, odds_MN: Tensor | None, scene: Scene) -> Tensor:
+        """Return the regret_MNN of closing each link.
 
-        Regret: by how much the receiver's choice without this one message falls short of its choice with all of them,
-        both valued with all of them.
+        By how much the receiver's choice without this one message falls short of its choice with all of them, both
+        valued with all of them.
         """
-        if self.config.label == "uncertainty":
-            return weight_MN[..., None] * between_others(hidden_MNH)
         agents = hidden_MNH.shape[1]
         seen_MNH, said_MNH = self.features.seen(hidden_MNH), self.features.heard(message_MNH)
         heard_MNH = said_MNH.sum(1, keepdim=True) - said_MNH

@@ -113,7 +113,7 @@ def _compiled(name: str, sight: float | None, see_enemy: bool, limit: int) -> tu
     env = eyes = package.make("HeuristicEnemySMAX", **options)
     if sight is not None:  # another environment looks at the same state, for an enemy that sees little is easily beaten
         eyes = package.make("HeuristicEnemySMAX", unit_type_sight_ranges=jax.numpy.full(6, sight), **options)
-    least_S, scale_S = _bounds_of_state(env, jax.numpy)
+    least_S, scale_S = _bounds_of_state(env)
 
     def look(state: Any) -> dict[str, Any]:
         seen, avail = eyes.get_obs(state), env.get_avail_actions(state)
@@ -143,14 +143,15 @@ def _compiled(name: str, sight: float | None, see_enemy: bool, limit: int) -> tu
     return jax, env, jax.jit(jax.vmap(start)), jax.jit(jax.vmap(step))
 
 
-def _bounds_of_state(env: Any, numpy: Any) -> tuple[Any, Any]:
+def _bounds_of_state(env: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return (least_S, scale_S) that keep the state within 1 or so, as QMIX needs it.
 
     JaxMARL gives positions in units of length, up to 32, and a cooldown that goes on falling while a weapon is ready.
     """
-    unit_features, units = len(env.own_features), env.num_allies + env.num_enemies
-    x, y, cooldown = 1, 2, 3
-    least_UF = numpy.full((units, unit_features), -numpy.inf).at[:, cooldown].set(0.0)
-    scale_UF = numpy.ones((units, unit_features)).at[:, x].divide(env.map_width).at[:, y].divide(env.map_height)
-    rest = numpy.ones(env.state_size - units * unit_features)
-    return numpy.append(least_UF.reshape(-1), -numpy.inf * rest), numpy.append(scale_UF.reshape(-1), rest)
+    width = len(env.own_features)
+    units = slice((env.num_allies + env.num_enemies) * width)  # each: health, x, y, cooldown, and what it is
+    least_S, scale_S = np.full(env.state_size, -np.inf, np.float32), np.ones(env.state_size, np.float32)
+    scale_S[units][1::width] = 1 / env.map_width
+    scale_S[units][2::width] = 1 / env.map_height
+    least_S[units][3::width] = 0
+    return least_S, scale_S
