@@ -22,8 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from marl_tables import Row, table, table_of_games
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
@@ -35,8 +35,6 @@ from palmette.marl.envs.hallway import clock_bar
 from palmette.marl.recipe import MarlRecipe
 from palmette.marl.training import Measured, Training
 from palmette.run import write_atomic
-
-Row = dict[str, Any]
 
 _SLOW = {"epsilon_steps": 400_000}  # Hallway learns with slow exploration only
 # What moves without end learns too little from an update every 120 steps (pilots, docs/log.md).
@@ -103,8 +101,6 @@ ABLATION = [  # each ingredient of T2MAC+ without it or otherwise, and of T2MAC 
     "t2mac:head=log_evidence",
     "t2mac:head=log_evidence,warm_up=0.6",
 ]
-
-_MEANS = ("comm_rate", "messages", "minutes")
 
 
 def main() -> None:
@@ -235,52 +231,13 @@ def _row(game: str, method: str, training: Training, tests: list[Measured]) -> R
 
 
 def show(rows: list[Row]) -> None:
-    """Print a Markdown table a game: score, rate and cost of each method, and what each seed scored."""
+    """Print a table a game, and one of all games."""
     for game in dict.fromkeys(row["game"] for row in rows):
-        of_game = [row for row in rows if row["game"] == game]
-        silent = [row["score"] for row in of_game if row["method"] == "none"]
         recipe = MarlRecipe.model_validate({**GAMES[game], "kind": "marl"})
         bar = clock_bar(recipe.hallway) if recipe.game == "hallway" else None
         print(f"\n**{game}**" + (f" (the best clock without a word: {float(bar):.3f})" if bar is not None else ""))
-        print("\n| method | median | IQM (95 %) | links | messages a step | gain a message | CPU min | seeds |")
-        print("|---|--:|--:|--:|--:|--:|--:|---|")
-        for method in dict.fromkeys(row["method"] for row in of_game):
-            print(_line(method, [row for row in of_game if row["method"] == method], silent))
-
-
-def _line(method: str, mine: list[Row], silent: list[float]) -> str:
-    scores = sorted(row["score"] for row in mine)
-    low, high = bootstrap(scores)
-    rate, messages, minutes = (statistics.fmean(row[name] for row in mine) for name in _MEANS)
-    gain = ""
-    if silent and messages > 0:
-        gain = f"{(statistics.fmean(scores) - statistics.fmean(silent)) / messages:.3f}"
-    cells = [
-        method,
-        f"{statistics.median(scores):.2f}",
-        f"{interquartile_mean(scores):.2f} ({low:.2f}–{high:.2f})",
-        f"{100 * rate:.0f} %",
-        f"{messages:.1f}",
-        gain,
-        f"{minutes:.1f}",
-        " ".join(f"{each:.2f}" for each in scores),
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
-def interquartile_mean(values: list[float]) -> float:
-    """Return the mean of the middle half, the fractions at its borders counted as fractions."""
-    ordered = np.sort(np.asarray(values, float))
-    edges = np.linspace(0, 1, len(ordered) + 1)
-    share = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0, None)
-    return float((ordered * share).sum() / share.sum())
-
-
-def bootstrap(values: list[float], draws: int = 2000) -> tuple[float, float]:
-    """Return the 95 % interval of the interquartile mean over resampled seeds."""
-    random = np.random.default_rng(0)
-    means = [interquartile_mean(list(random.choice(values, len(values)))) for _ in range(draws)]
-    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+        print("", *table([row for row in rows if row["game"] == game]), "", sep="\n")
+    print(*table_of_games(rows), sep="\n")
 
 
 def _plan(games: list[str], methods: list[str]) -> Iterable[tuple[str, str]]:
