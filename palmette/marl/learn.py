@@ -17,6 +17,8 @@ from palmette.marl.episode import Episodes, Ids, identities, names_of
 from palmette.marl.live import Live
 from palmette.marl.nets import MIXERS, Agents
 
+_REHEARSAL = 0.5  # weight, beside 1, of values that a method learns for links that stayed closed
+
 
 class LearnConfig(BaseModel):
     """Hyper-parameters, the same for every method."""
@@ -58,9 +60,15 @@ class Learner:
         """Do one step of each optimiser on some episodes, and return losses and rates."""
         live = Live.of(episodes.live_ET)
         talk, target_R = self._look(episodes, live, open_all)
-        chosen_RN = _at(talk.q_MNA, live.rows(episodes.action_ETN))
-        loss = td = (self.mixer(chosen_RN, live.rows(episodes.state_EUS)) - target_R).square().mean()
-        row = {"loss": float(td.detach())}
+        action_RN, state_RS = live.rows(episodes.action_ETN), live.rows(episodes.state_EUS)
+
+        def td(q_RNA: Tensor) -> Tensor:
+            return (self.mixer(_at(q_RNA, action_RN), state_RS) - target_R).square().mean()
+
+        loss = td(talk.q_MNA)
+        row = {"loss": float(loss.detach())}
+        if talk.all_open_MNA is not None:
+            loss = loss + _REHEARSAL * td(talk.all_open_MNA)
         if talk.loss_M is not None:
             further = talk.loss_M.mean()
             row["further_loss"] = float(further.detach())

@@ -153,10 +153,13 @@ def test_t2mac_labels_are_the_fall_of_uncertainty():
                 assert bool(labels_MNN[row, i, j]) == bool(uncertainty(own_MNK[row, j]) - uncertainty(fused) > 0.12)
 
 
+@pytest.mark.parametrize("beside", ["open", "all"])
 @pytest.mark.parametrize("mix", ["share", "sum"])
 @pytest.mark.parametrize("confidence", ["sigmoid", "evidence", "none"])
-def test_plus_prices_are_the_regret_of_leaving_one_out(confidence, mix):
-    comm = open_method("t2mac_plus", SIZES, T2macPlusConfig(confidence=confidence, mix=mix)).double()
+def test_plus_prices_are_the_regret_of_not_hearing_one(confidence, mix, beside):
+    torch.manual_seed(3)
+    config = T2macPlusConfig(confidence=confidence, mix=mix, beside=beside)
+    comm = open_method("t2mac_plus", SIZES, config).double()
     hidden_MNH = hidden().double() * 3
     setting = scene(learning=True)
     talk = comm(hidden_MNH, setting)
@@ -164,12 +167,11 @@ def test_plus_prices_are_the_regret_of_leaving_one_out(confidence, mix):
     spread_MN = talk.q_MNA.masked_fill(~avail_MNA, -1e9).amax(-1) - talk.q_MNA.masked_fill(~avail_MNA, 1e9).amin(-1)
     price = 0.02 * spread_MN[avail_MNA.sum(-1) > 1].mean()
     assert 0 < (talk.prices_MNN > 0).double().mean() < 1
-    classes = open_method(
-        "t2mac_plus", SIZES, T2macPlusConfig(confidence=confidence, mix=mix, label="regret", least=0.0)
-    )
+    classes = open_method("t2mac_plus", SIZES, config.model_copy(update={"label": "regret", "least": 0.0}))
     classes.double().load_state_dict(comm.state_dict())
     labels_MNN = classes(hidden_MNH, setting).labels_MNN
     assert 0 < labels_MNN.mean() < 1
+    assert 0 < talk.links_MNN.mean() < 0.75
     weight_MN = comm.confidence(hidden_MNH)
     loud_MN = weight_MN / 3 if mix == "sum" else (weight_MN / (1 - weight_MN)).clamp(max=999)
     said_MNH = comm.features.value(hidden_MNH) * loud_MN[..., None]
@@ -177,19 +179,34 @@ def test_plus_prices_are_the_regret_of_leaving_one_out(confidence, mix):
         for j in range(4):
             avail_A = setting.avail_MNA[row, j]
 
-            def values(without, row=row, j=j):
-                heard_from = [i for i in range(4) if i not in (j, without)]
+            def values(heard_from, row=row, j=j):
                 heard = said_MNH[row, heard_from].sum(0)
                 if mix == "share":
                     heard = heard / (1 + loud_MN[row, heard_from].sum())
                 return comm.features.decide(comm.features.seen(hidden_MNH[row, j]), comm.features.heard(heard))
 
-            with_all = values(None).masked_fill(~avail_A, -torch.inf)
             for i in set(range(4)) - {j}:
-                poorer = values(i).masked_fill(~avail_A, -torch.inf).argmax()
-                regret = with_all.max() - with_all[poorer]
+                others = [k for k in range(4) if k not in (i, j) and (beside == "all" or talk.links_MNN[row, k, j])]
+                knowing = values([*others, i]).masked_fill(~avail_A, -torch.inf)
+                poorer = values(others).masked_fill(~avail_A, -torch.inf).argmax()
+                regret = knowing.max() - knowing[poorer]
                 torch.testing.assert_close(talk.prices_MNN[row, i, j], regret / price, rtol=1e-6, atol=1e-9)
                 assert bool(labels_MNN[row, i, j]) == bool(regret > 0)
+
+
+def test_plus_rehearses_what_actions_are_worth_with_all_links_open():
+    torch.manual_seed(3)
+    comm = open_method("t2mac_plus", SIZES, T2macPlusConfig())
+    hidden_MNH = hidden() * 3
+    talk = comm(hidden_MNH, scene(learning=True))
+    everything = comm(hidden_MNH, replace(scene(learning=True), open_all=True))
+    assert talk.links_MNN.mean() < 0.75
+    torch.testing.assert_close(talk.all_open_MNA, everything.q_MNA)
+    assert everything.all_open_MNA is None  # it is what acts
+    assert (
+        open_method("t2mac_plus", SIZES, T2macPlusConfig(rehearse=False))(hidden_MNH, scene(learning=True)).all_open_MNA
+        is None
+    )
 
 
 def test_plus_hears_each_sender_by_its_share_of_fused_belief():

@@ -9,6 +9,7 @@ from torch import nn
 from palmette.marl.collect import Collector, Seat
 from palmette.marl.comm.api import Sizes
 from palmette.marl.comm.names import METHODS, open_method
+from palmette.marl.comm.t2mac_plus import T2macPlusConfig
 from palmette.marl.envs.hallway import Hallway, HallwayConfig
 from palmette.marl.envs.scout import Scout, ScoutConfig
 from palmette.marl.episode import Buffer
@@ -188,6 +189,17 @@ def test_the_selector_moves(method):
     row = learner.update(episodes)
     assert row["selector_loss"] > 0
     assert all(not torch.equal(old, new) for old, new in zip(before, selector, strict=True))
+
+
+def test_what_nobody_says_is_learned_from_all_the_same():
+    """Rehearsal is all that can move what is heard over closed links."""
+    for rehearse in (True, False):
+        settings = T2macPlusConfig(threshold=0.999, rehearse=rehearse)
+        learner, _, episodes = started(settings=settings)
+        heard = learner.agents.comm.features.heard.weight
+        before = heard.detach().clone()
+        learner.update(episodes)
+        assert torch.equal(before, heard) != rehearse
 
 
 def test_the_gate_s_loss_counts_links_between_others():

@@ -44,6 +44,7 @@ class Talk:
     selector_MNN: Tensor | None = None  # logits of a gate that is trained, no gradient into the hidden states
     labels_MNN: Tensor | None = None  # 0 or 1: which links were worth it; while learning only
     prices_MNN: Tensor | None = None  # how many times its price each link was worth, where that is known beside labels
+    all_open_MNA: Tensor | None = None  # action values had every link been open, to be learned too; while learning only
     loss_M: Tensor | None = None  # the method's further losses, weighted; while learning only
 
 

@@ -3,7 +3,8 @@
 Every ingredient is a switch. What it keeps of T2MAC: one gate per link for whom and when, with labels and an optimiser
 of its own, and trust in what arrives by the sender's evidence. What it changes: evidence is a weight and not the
 values, the gate is held open until messages mean something, and then opens where what the receiver is expected to lose
-by silence is more than the price of a message.
+by silence is more than the price of a message. What a message would be worth can be told while its link stays closed,
+for values with all links open are learned beside those that act.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ class T2macPlusConfig(BaseModel):
         gt=0,
         description="of a message, as a share of what the best action is worth above the worst",
     )
+    beside: Literal["open", "all"] = Field(
+        default="open", description="regret of one message beside those that open links bring, or beside all others"
+    )
+    rehearse: bool = Field(default=True, description="also learn values with all links open, once the gate acts")
     least: float = Field(default=0.02, ge=0, description="as class: worth it above this regret, or this confidence")
     balance: float = Field(default=20.0, ge=1, description="as class: greatest weight of a worthwhile link in the loss")
     threshold: float = Field(default=0.5, gt=0, lt=1, description="probability above which a link opens")
@@ -91,10 +96,14 @@ class T2macPlus(nn.Module):
         talk = Talk(q_MNA=q_MNA, links_MNN=links_MNN, selector_MNN=logits_MNN)
         if not scene.learning:
             return talk
+        every_MNN = between_others(hidden_MNH)
+        if self.config.rehearse and not held_open:
+            talk = replace(talk, all_open_MNA=self.features(hidden_MNH, message_MNH, every_MNN, odds_MN))
         if self.config.label == "uncertainty":
-            sure_MNN = weight_MN.detach()[..., None] * between_others(hidden_MNH)
+            sure_MNN = weight_MN.detach()[..., None] * every_MNN
             return replace(talk, labels_MNN=(sure_MNN > self.config.least).float())
-        regret_MNN = self._regret(hidden_MNH, message_MNH, odds_MN, scene)
+        heard_MNN = every_MNN if self.config.beside == "all" else links_MNN
+        regret_MNN = self._regret(hidden_MNH, message_MNH, heard_MNN, odds_MN, scene.avail_MNA)
         if self.config.label == "regret":
             return replace(talk, labels_MNN=(regret_MNN > self.config.least).float())
         prices_MNN = regret_MNN / (self.config.price * _spread(q_MNA.detach(), scene))
@@ -114,27 +123,34 @@ class T2macPlus(nn.Module):
         return list(self.gate.parameters())
 
     @torch.no_grad()
-    def _regret(self, hidden_MNH: Tensor, message_MNH: Tensor, odds_MN: Tensor | None, scene: Scene) -> Tensor:
-        """Return the regret_MNN of closing each link.
+    def _regret(
+        self, hidden_MNH: Tensor, message_MNH: Tensor, links_MNN: Tensor, odds_MN: Tensor | None, avail_MNA: Tensor
+    ) -> Tensor:
+        """Return the regret_MNN of not hearing a message, beside all that arrives over the other `links_MNN`.
 
-        By how much the receiver's choice without this one message falls short of its choice with all of them, both
-        valued with all of them.
+        By how much the receiver's choice without this one message falls short of its choice with it, both valued with
+        it.
         """
-        agents = hidden_MNH.shape[1]
         seen_MNH, said_MNH = self.features.seen(hidden_MNH), self.features.heard(message_MNH)
-        heard_MNH = said_MNH.sum(1, keepdim=True) - said_MNH
-        without_MNNH = heard_MNH[:, None] - said_MNH[:, :, None]  # sender, receiver
+        arrived_MNN = links_MNN.transpose(1, 2)  # receiver, sender
+        heard_MNH = arrived_MNN @ said_MNH
+        without_MNNH = heard_MNH[:, None] - links_MNN[..., None] * said_MNH[:, :, None]  # sender, receiver
+        with_MNNH = without_MNNH + said_MNH[:, :, None]
         if odds_MN is not None:
-            all_MN = 1 + odds_MN.sum(1, keepdim=True) - odds_MN
-            heard_MNH = heard_MNH / all_MN[..., None]
-            without_MNNH /= (all_MN[:, None] - odds_MN[:, :, None]).clamp(min=1.0)[..., None]
-        q_MNA = self.features.decide(seen_MNH, heard_MNH)
-        without_MNNA = self.features.decide(seen_MNH[:, None], without_MNNH)
-        chosen_MNN = best_actions(without_MNNA, scene.avail_MNA[:, None])
-        best_MN = q_MNA.gather(-1, best_actions(q_MNA, scene.avail_MNA)[..., None]).squeeze(-1)
-        q_MNNA = q_MNA[:, None].expand(-1, agents, -1, -1)
-        regret_MNN = best_MN[:, None] - q_MNNA.gather(-1, chosen_MNN[..., None]).squeeze(-1)
+            all_MN = 1 + (arrived_MNN @ odds_MN[..., None]).squeeze(-1)
+            others_MNN = (all_MN[:, None] - links_MNN * odds_MN[..., None]).clamp(min=1.0)
+            without_MNNH /= others_MNN[..., None]
+            with_MNNH /= (others_MNN + odds_MN[..., None])[..., None]
+        avail_MNNA = avail_MNA[:, None]
+        chosen_MNN = best_actions(self.features.decide(seen_MNH[:, None], without_MNNH), avail_MNNA)
+        with_MNNA = self.features.decide(seen_MNH[:, None], with_MNNH)
+        best_MNN = best_actions(with_MNNA, avail_MNNA)
+        regret_MNN = _at(with_MNNA, best_MNN) - _at(with_MNNA, chosen_MNN)
         return regret_MNN * between_others(hidden_MNH)
+
+
+def _at(values_MNNA: Tensor, action_MNN: Tensor) -> Tensor:
+    return values_MNNA.gather(-1, action_MNN[..., None]).squeeze(-1)
 
 
 def _spread(q_MNA: Tensor, scene: Scene) -> Tensor:
