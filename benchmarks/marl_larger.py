@@ -88,9 +88,10 @@ def _rows(game: str, method: str, seed: int, weights: dict[str, Tensor], episode
 def show(rows: Iterable[Row]) -> None:
     """Print the median score over seeds, a line a method, and the share of links beside it."""
     rows = list(rows)
-    print(f"{'method':34}{'seeds':>6}" + "".join(f"{name:>18}" for name in TESTS))
+    wide = max((len(row["method"]) for row in rows), default=0) + 2
+    print(f"{'method':{wide}}{'seeds':>6}" + "".join(f"{name:>18}" for name in TESTS))
     for method in dict.fromkeys(row["method"] for row in rows):
-        line = f"{method:34}{len({row['seed'] for row in rows if row['method'] == method}):6}"
+        line = f"{method:{wide}}{len({row['seed'] for row in rows if row['method'] == method}):6}"
         for changes in TESTS.values():
             wanted = {**ScoutConfig().model_dump(include={"scouts", "hunters", "size", "sight"}), **changes}
             mine = [row for row in rows if row["method"] == method and wanted.items() <= row.items()]

@@ -121,11 +121,12 @@ def curves(rows: Iterable[Row], game: str) -> dict[tuple[str, str], list[tuple[f
 
 def show(rows: list[Row]) -> None:
     """Print medians over seeds: score at rate."""
+    wide = max((len(row["method"]) for row in rows), default=0) + 2
     for game in dict.fromkeys(row["game"] for row in rows):
         print(f"\n{game}: median score at median share of links, over seeds")
         for (method, links), points in curves(rows, game).items():
             shown = "  ".join(f"{score:.2f} at {rate:.0%}" for rate, score, _ in points)
-            print(f"{method:34}{links:10}{points[0][2]:3}  {shown}")
+            print(f"{method:{wide}}{links:10}{points[0][2]:3}  {shown}")
 
 
 def plot(rows: list[Row], path: Path) -> None:

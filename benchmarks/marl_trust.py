@@ -94,13 +94,14 @@ def show(rows: Iterable[Row]) -> None:
     """Print medians over seeds: a line a method and trust, a column a trouble."""
     rows = list(rows)
     for game in dict.fromkeys(row["game"] for row in rows):
+        wide = max(len(row["method"]) for row in rows) + 2
         print(f"\n{game}: median score over seeds")
-        print(f"{'method':34}{'trust':10}{'seeds':>6}" + "".join(f"{trouble:>11}" for trouble in TROUBLES))
+        print(f"{'method':{wide}}{'trust':10}{'seeds':>6}" + "".join(f"{trouble:>11}" for trouble in TROUBLES))
         for method, trust in dict.fromkeys((row["method"], row["trust"]) for row in rows if row["game"] == game):
             mine = [row for row in rows if (row["game"], row["method"], row["trust"]) == (game, method, trust)]
             cells = [[row["score"] for row in mine if row["trouble"] == trouble] for trouble in TROUBLES]
             shown = "".join(f"{statistics.median(scores):11.3f}" for scores in cells)
-            print(f"{method:34}{trust:10}{len(cells[0]):6}{shown}")
+            print(f"{method:{wide}}{trust:10}{len(cells[0]):6}{shown}")
 
 
 if __name__ == "__main__":
