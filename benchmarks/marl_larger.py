@@ -16,17 +16,15 @@ import tempfile
 from collections.abc import Container, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from marl import recipe_of, test_teams, train_a_little, trained
+from marl_tables import Row, method_width
 from torch import Tensor
 
 from palmette.errors import UserError
 from palmette.marl.envs.scout import ScoutConfig
 from palmette.marl.team import Team
-
-Row = dict[str, Any]
 
 TRAINED = "scout-roles"
 TESTS: dict[str, dict[str, int]] = {
@@ -88,7 +86,7 @@ def _rows(game: str, method: str, seed: int, weights: dict[str, Tensor], episode
 def show(rows: Iterable[Row]) -> None:
     """Print the median score over seeds, a line a method, and the share of links beside it."""
     rows = list(rows)
-    wide = max((len(row["method"]) for row in rows), default=0) + 2
+    wide = method_width(rows)
     print(f"{'method':{wide}}{'seeds':>6}" + "".join(f"{name:>18}" for name in TESTS))
     for method in dict.fromkeys(row["method"] for row in rows):
         line = f"{method:{wide}}{len({row['seed'] for row in rows if row['method'] == method}):6}"

@@ -22,12 +22,11 @@ from typing import Any
 
 import torch
 from marl import GAMES, recipe_of, test_teams, train_a_little, trained
+from marl_tables import Row, method_width
 from torch import Tensor
 
 from palmette.marl.channel import Channel
 from palmette.marl.team import Team
-
-Row = dict[str, Any]
 
 RATES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 CHOSEN: dict[str, tuple[str, tuple[float, ...]]] = {
@@ -121,7 +120,7 @@ def curves(rows: Iterable[Row], game: str) -> dict[tuple[str, str], list[tuple[f
 
 def show(rows: list[Row]) -> None:
     """Print medians over seeds: score at rate."""
-    wide = max((len(row["method"]) for row in rows), default=0) + 2
+    wide = method_width(rows)
     for game in dict.fromkeys(row["game"] for row in rows):
         print(f"\n{game}: median score at median share of links, over seeds")
         for (method, links), points in curves(rows, game).items():

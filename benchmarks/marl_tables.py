@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 Row = dict[str, Any]
-OTHERS = ("full", "tarmac", "maic", "masia")  # what T2MAC+ must reach: none is told which links to open
+OTHERS = ("full", "tarmac", "maic", "masia")  # what T2MAC+ is to reach
 
 _MEANS = ("comm_rate", "messages", "minutes")
 
@@ -36,6 +36,11 @@ def table_of_games(rows: Iterable[Row]) -> Iterable[str]:
     for game, by_method in games.items():
         if "t2mac_plus" in by_method:
             yield _of_game(game, by_method)
+
+
+def method_width(rows: Sequence[Row]) -> int:
+    """Return the width of a column of the rows' methods, in plain text."""
+    return max((len(row["method"]) for row in rows), default=0) + 2
 
 
 def interquartile_mean(values: Sequence[float]) -> float:

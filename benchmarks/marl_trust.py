@@ -18,16 +18,14 @@ import tempfile
 from collections.abc import Container, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from marl import GAMES, recipe_of, test_teams, train_a_little, trained
+from marl_tables import Row, method_width
 
 from palmette.errors import UserError
 from palmette.marl.channel import Channel
 from palmette.marl.team import DISCOUNTING, Team, Trusting
-
-Row = dict[str, Any]
 
 TRUSTS: tuple[Trusting, ...] = ("blind", "trials", "discount")
 TROUBLES: dict[str, Channel] = {
@@ -93,8 +91,8 @@ def _rows(game: str, method: str, seed: int, team: Team, episodes: int) -> Itera
 def show(rows: Iterable[Row]) -> None:
     """Print medians over seeds: a line a method and trust, a column a trouble."""
     rows = list(rows)
+    wide = method_width(rows)
     for game in dict.fromkeys(row["game"] for row in rows):
-        wide = max(len(row["method"]) for row in rows) + 2
         print(f"\n{game}: median score over seeds")
         print(f"{'method':{wide}}{'trust':10}{'seeds':>6}" + "".join(f"{trouble:>11}" for trouble in TROUBLES))
         for method, trust in dict.fromkeys((row["method"], row["trust"]) for row in rows if row["game"] == game):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from palmette.marl.comm.api import Scene, Talk, best_actions
+from palmette.marl.comm.api import Scene, Talk, best_actions, values_at
 from palmette.marl.envs.api import Spec
 from palmette.marl.episode import Episodes, Ids, identities, names_of
 from palmette.marl.live import Live
@@ -63,7 +63,7 @@ class Learner:
         action_RN, state_RS = live.rows(episodes.action_ETN), live.rows(episodes.state_EUS)
 
         def td(q_RNA: Tensor) -> Tensor:
-            return (self.mixer(_at(q_RNA, action_RN), state_RS) - target_R).square().mean()
+            return (self.mixer(values_at(q_RNA, action_RN), state_RS) - target_R).square().mean()
 
         loss = td(talk.q_MNA)
         row = {"loss": float(loss.detach())}
@@ -116,7 +116,7 @@ class Learner:
             hidden_RNH = self._target_agents.remember_rows(inputs_RNI, live.count_T)
             target = self._target_agents.talk(hidden_RNH, replace(scene, learning=False))
             greedy_RN = best_actions(talk.q_MNA, scene.avail_MNA)
-            value_R = self._target_mixer(_at(target.q_MNA, greedy_RN), scene.state_MS)
+            value_R = self._target_mixer(values_at(target.q_MNA, greedy_RN), scene.state_MS)
             value_EU = live.spread(value_R, episodes.state_EUS[..., 0])
             config = self.config
             scaled = replace(episodes, reward_ET=episodes.reward_ET * config.reward_scale)
@@ -186,10 +186,6 @@ def open_learner(spec: Spec, comm: Any, mixer: str, config: LearnConfig, generat
     inputs = spec.obs_size + spec.actions + max(names_of(spec, config.ids), default=-1) + 1
     agents = Agents(inputs=inputs, hidden=config.hidden, comm=comm)
     return Learner(agents, MIXERS[mixer](spec.agents, spec.state_size), spec, config, generator)
-
-
-def _at(values_XNA: Tensor, action_XN: Tensor) -> Tensor:
-    return values_XNA.gather(-1, action_XN[..., None]).squeeze(-1)
 
 
 def _between_others(value_MNN: Tensor) -> Tensor:

@@ -203,10 +203,8 @@ def test_plus_rehearses_what_actions_are_worth_with_all_links_open():
     assert talk.links_MNN.mean() < 0.75
     torch.testing.assert_close(talk.all_open_MNA, everything.q_MNA)
     assert everything.all_open_MNA is None  # it is what acts
-    assert (
-        open_method("t2mac_plus", SIZES, T2macPlusConfig(rehearse=False))(hidden_MNH, scene(learning=True)).all_open_MNA
-        is None
-    )
+    without = open_method("t2mac_plus", SIZES, T2macPlusConfig(rehearse=False))
+    assert without(hidden_MNH, scene(learning=True)).all_open_MNA is None
 
 
 def test_plus_hears_each_sender_by_its_share_of_fused_belief():

@@ -90,3 +90,8 @@ def received(links_MNN: Tensor, scene: Scene) -> Tensor:
 def best_actions(q_MXA: Tensor, avail_MXA: Tensor) -> Tensor:
     """Return the available action_MX of the highest value; extra axes broadcast."""
     return q_MXA.masked_fill(~avail_MXA, -torch.inf).argmax(-1)
+
+
+def values_at(q_XA: Tensor, action_X: Tensor) -> Tensor:
+    """Return the value_X of each action_X."""
+    return q_XA.gather(-1, action_X[..., None]).squeeze(-1)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from palmette.evidence import uncertainty
-from palmette.marl.comm.api import Scene, Sizes, Talk, best_actions, between_others, received
+from palmette.marl.comm.api import Scene, Sizes, Talk, best_actions, between_others, received, values_at
 from palmette.marl.comm.features import Features
 from palmette.marl.comm.gate import Gate
 from palmette.marl.comm.random import draw_links
@@ -85,18 +85,18 @@ class T2macPlus(nn.Module):
             message_MNH = self.features.weigh(hidden_MNH, odds_MN)
         else:
             message_MNH = self.features.messages(hidden_MNH, weight_MN)
-        logits_MNN, links_MNN = None, between_others(hidden_MNH)
+        logits_MNN = None
+        every_MNN = links_MNN = between_others(hidden_MNH)
         held_open = scene.open_all or self.config.gate == "all"
         if scene.learning or not held_open:
             logits_MNN, gated_MNN = self.gate(hidden_MNH)
-            links_MNN = links_MNN if held_open else gated_MNN
+            links_MNN = every_MNN if held_open else gated_MNN
         if not held_open and self.config.gate == "random":
             links_MNN = draw_links(hidden_MNH, self.config.rate, scene.generator)
         q_MNA = self.features(hidden_MNH, message_MNH, received(links_MNN, scene), odds_MN)
         talk = Talk(q_MNA=q_MNA, links_MNN=links_MNN, selector_MNN=logits_MNN)
         if not scene.learning:
             return talk
-        every_MNN = between_others(hidden_MNH)
         if self.config.rehearse and not held_open:
             talk = replace(talk, all_open_MNA=self.features(hidden_MNH, message_MNH, every_MNN, odds_MN))
         if self.config.label == "uncertainty":
@@ -145,12 +145,8 @@ class T2macPlus(nn.Module):
         chosen_MNN = best_actions(self.features.decide(seen_MNH[:, None], without_MNNH), avail_MNNA)
         with_MNNA = self.features.decide(seen_MNH[:, None], with_MNNH)
         best_MNN = best_actions(with_MNNA, avail_MNNA)
-        regret_MNN = _at(with_MNNA, best_MNN) - _at(with_MNNA, chosen_MNN)
+        regret_MNN = values_at(with_MNNA, best_MNN) - values_at(with_MNNA, chosen_MNN)
         return regret_MNN * between_others(hidden_MNH)
-
-
-def _at(values_MNNA: Tensor, action_MNN: Tensor) -> Tensor:
-    return values_MNNA.gather(-1, action_MNN[..., None]).squeeze(-1)
 
 
 def _spread(q_MNA: Tensor, scene: Scene) -> Tensor:
