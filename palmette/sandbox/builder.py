@@ -89,12 +89,15 @@ class Builder:
 
     def close(self) -> None:
         """End the process, and a command that runs. Idempotent."""
+        self._kill()
+        self._groups.close()
+
+    def _kill(self) -> None:
         if self._socket:
             self._socket.close()
         if self._process:
             self._process.kill()
             self._process.wait()
-        self._groups.close()
 
     def _ended(self, builder: socket.socket, output: int, group: Group | None) -> Ended:
         kept = Capture(self._limits.output_bytes)
@@ -110,7 +113,7 @@ class Builder:
             elif builder.fileno() in ready:
                 streams.remove(builder.fileno())
             elif time.monotonic() >= deadline:
-                self.close()  # everything goes with it
+                self._kill()  # everything goes with it
                 return Ended(exit_code=137, output=kept.value(), limit=f"{self._timeout_s:g} s")
         answer = builder.recv(64)
         code = int(answer) if answer else 137

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-import uuid
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from palmette.sandbox.api import SandboxError, Spec, StartFailed
 from palmette.sandbox.bubblewrap import BubblewrapHost
 from palmette.sandbox.conformance import CHECKS, Check, abuse, lacks
+from palmette.sandbox.conformance.processes import processes_with, unique_seconds, until
 from palmette.sandbox.hosts import open_host
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
@@ -52,25 +52,15 @@ async def test_conformance(host: BubblewrapHost, check: Check):
     await check.run(host)
 
 
-def _processes_with(mark: str) -> int:
-    count = 0
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            count += mark.encode() in path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-    return count
-
-
 async def test_nothing_survives_close(host: BubblewrapHost):
     before = len(os.listdir("/proc/self/fd"))
-    mark = f"30.{uuid.uuid4().int % 10**12:012d}"
+    mark = unique_seconds()
     sandbox = await host.start(Spec(gateway=("127.0.0.1", 9)))
     await sandbox.exec(f"sleep {mark} & (setsid sleep {mark} &); setsid sh -c 'trap \"\" TERM; sleep {mark}' & true")
     await sandbox.exec("true")
-    assert _processes_with(mark) >= 3
+    assert processes_with(mark) >= 3
     await sandbox.close()
-    assert _processes_with(mark) == 0
+    assert processes_with(mark) == 0
     assert len(os.listdir("/proc/self/fd")) == before
     await host.close()
     for directory in host._groups.found.directories:
@@ -91,20 +81,21 @@ asyncio.run(main())
 """
 
 
+def _owner(mark: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", _OWNER, mark], stdout=subprocess.PIPE)
+
+
 @pytest.mark.usefixtures("host")
-def test_a_killed_owner_leaves_no_process():
-    mark = f"30.{uuid.uuid4().int % 10**12:012d}"
-    owner = subprocess.Popen([sys.executable, "-c", _OWNER, mark], stdout=subprocess.PIPE)
+async def test_a_killed_owner_leaves_no_process():
+    mark = unique_seconds()
+    owner = _owner(mark)
     assert owner.stdout
     assert owner.stdout.readline() == b"ready\n"
-    assert _processes_with(mark) >= 2
+    assert processes_with(mark) >= 2
     owner.send_signal(signal.SIGKILL)
-    owner.wait()
+    await asyncio.to_thread(owner.wait, 60)
     owner.stdout.close()
-    deadline = time.monotonic() + 30
-    while _processes_with(mark) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert _processes_with(mark) == 0
+    assert await until(lambda: processes_with(mark) == 0)
 
 
 async def test_what_it_cannot_do_is_said(host: BubblewrapHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -6,7 +6,6 @@ import asyncio
 import os
 import tarfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from palmette.errors import UserError
 from palmette.sandbox import enter_image, seccomp
 from palmette.sandbox.api import Limits, Spec, StartFailed
 from palmette.sandbox.builder import Builder, Ended
+from palmette.sandbox.conformance.processes import processes_with, unique_seconds, until
 from palmette.sandbox.dockerfile import read_dockerfile
 from palmette.sandbox.fake import FakeHost
 from palmette.sandbox.hosts import open_host
@@ -364,24 +364,16 @@ def test_a_command_that_takes_too_much_ends_alone(small_root: Path):
         assert len(flood.output) < 1100
         forks = run(builder, "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 5 & done; echo no")
         assert b"ork" in forks.output or not builder.memory, forks
+    mark, before = unique_seconds(), _own_cgroups()
     with Builder(timeout_s=0.5) as builder:
-        late = run(builder, "echo begun; sleep 31.2718 & sleep 31.2718")
+        late = run(builder, f"echo begun; sleep {mark} & sleep {mark}")
         assert (late.exit_code, late.output, late.limit) == (137, b"begun\n", "0.5 s")
-    deadline = time.monotonic() + 10
-    while _sleeping("31.2718") and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not _sleeping("31.2718")
+    assert asyncio.run(until(lambda: processes_with(mark) == 0))
+    assert _own_cgroups() == before
 
 
-def _sleeping(mark: str) -> bool:
-    return any(mark.encode() in _cmdline(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
-
-
-def _cmdline(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+def _own_cgroups() -> set[Path]:
+    return set(Path("/sys/fs/cgroup").rglob(f"palmette-{os.getpid()}-*"))
 
 
 def test_a_builder_names_what_it_could_not_do(tmp_path: Path):

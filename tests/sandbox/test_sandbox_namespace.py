@@ -10,8 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from palmette.sandbox import build, cgroup, namespace, seccomp
 from palmette.sandbox.api import Limits, SandboxLost, Spec, StartFailed, Status
 from palmette.sandbox.conformance import lacks
 from palmette.sandbox.conformance.box import PYTHON, READONLY
+from palmette.sandbox.conformance.processes import processes_with, unique_seconds, until
 from palmette.sandbox.hosts import open_host
 from palmette.sandbox.profile import Profile
 
@@ -32,21 +31,6 @@ async def host():
     host = open_host("namespace")
     yield host
     await host.close()
-
-
-def _mark() -> str:
-    return f"60.{uuid.uuid4().int % 10**12:012d}"
-
-
-def _processes_with(argument: str) -> int:
-    count = 0
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                count += argument.encode() in (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-    return count
 
 
 def _descriptors_and_mounts() -> tuple[int, str]:
@@ -62,13 +46,13 @@ def _cgroups_of(pid: int) -> list[Path]:
 
 async def test_closing_the_host_leaves_nothing(host):
     before = _descriptors_and_mounts()
-    mark = _mark()
+    mark = unique_seconds()
     sandboxes = await asyncio.gather(*(host.start(Spec(gateway=("127.0.0.1", 9))) for _ in range(12)))
     await asyncio.gather(*(s.exec(f"(setsid sleep {mark} &); sleep {mark} & true") for s in sandboxes))
     running = [asyncio.ensure_future(s.exec("sleep 60")) for s in sandboxes[:3]]
-    assert _processes_with(mark) >= 24
+    assert processes_with(mark) >= 24
     await host.close()
-    assert _processes_with(mark) == 0
+    assert processes_with(mark) == 0
     assert _cgroups_of(os.getpid()) == []
     assert _descriptors_and_mounts() == before
     assert all(isinstance(r, SandboxLost) for r in await asyncio.gather(*running, return_exceptions=True))
@@ -97,24 +81,23 @@ asyncio.run(main())
 """
 
 
+def _owner(mark: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", _OWNER, mark], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_owner_leaves_nothing(ending):
-    mark = _mark()
-    owner = subprocess.Popen([sys.executable, "-c", _OWNER, mark], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+async def test_a_killed_owner_leaves_nothing(ending):
+    mark = unique_seconds()
+    owner = _owner(mark)
     assert owner.stdout
     server = int(owner.stdout.readline().split()[1])
-    assert _processes_with(mark) >= 8
+    assert processes_with(mark) >= 8
     owner.send_signal(ending)
-    owner.wait(60)
+    await asyncio.to_thread(owner.wait, 60)
     owner.stdout.close()
-    deadline = time.monotonic() + 60  # only a bound: a loaded machine is slow to reap
-    while (_processes_with(mark) or _cgroups_of(owner.pid) or Path(f"/proc/{server}").exists()) and (
-        time.monotonic() < deadline
-    ):
-        time.sleep(0.05)
-    assert _processes_with(mark) == 0
-    assert _cgroups_of(owner.pid) == []
-    assert not Path(f"/proc/{server}").exists()
+    assert await until(lambda: processes_with(mark) == 0)
+    assert await until(lambda: _cgroups_of(owner.pid) == [])
+    assert await until(lambda: not Path(f"/proc/{server}").exists())
 
 
 @as_root
@@ -260,13 +243,13 @@ async def test_a_fork_of_an_image_sees_the_image(host, tmp_path):
 async def test_the_server_ends_with_a_paused_sandbox(host):
     if "pause" in lacks(host):
         pytest.skip("no freezer here")
-    mark = _mark()
+    mark = unique_seconds()
     sandbox = await host.start(Spec())
     await sandbox.exec(f"sleep {mark} &")
     await sandbox.pause()
     host._server._socket.close()  # as when this process is killed
     await asyncio.to_thread(host._server.process.wait, 20)
-    assert _processes_with(mark) == 0
+    assert processes_with(mark) == 0
     assert _cgroups_of(os.getpid()) == []
 
 

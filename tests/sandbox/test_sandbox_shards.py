@@ -9,8 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from hypothesis import strategies as st
 from palmette.sandbox import cgroup
 from palmette.sandbox.api import Bounds, PathRefused, SandboxError, SandboxLost, Spec, StartFailed, Status
 from palmette.sandbox.conformance import CHECKS, Check, lacks
+from palmette.sandbox.conformance.processes import processes_with, unique_seconds, until
 from palmette.sandbox.ledger import journals
 from palmette.sandbox.shards import host as shards
 from palmette.sandbox.shards.host import ShardsHost
@@ -76,21 +75,6 @@ async def test_a_roll_call_names_those_that_live(host):
         await command
 
 
-def _mark() -> str:
-    return f"61.{uuid.uuid4().int % 10**12:012d}"
-
-
-def _processes_with(argument: str) -> int:
-    count = 0
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                count += argument.encode() in Path("/proc", entry, "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-    return count
-
-
 def _left_of(pids: set[int]) -> list[str]:
     """Return cgroups and journals of these owners."""
     left = [str(path) for at in cgroup.detect().directories for pid in pids for path in at.glob(f"palmette-{pid}-*")]
@@ -99,15 +83,6 @@ def _left_of(pids: set[int]) -> list[str]:
 
 def _exist(pids: set[int]) -> bool:
     return any(Path(f"/proc/{pid}").exists() for pid in pids)
-
-
-async def _until(done, timeout_s: float = 60.0) -> bool:
-    deadline = time.monotonic() + timeout_s  # only a bound: a loaded machine is slow
-    while not done():
-        if time.monotonic() > deadline:
-            return False
-        await asyncio.sleep(0.05)
-    return True
 
 
 async def test_sandboxes_are_spread_evenly_and_forks_stay(host):
@@ -138,7 +113,7 @@ async def _until_running(sandbox, wanted: int) -> bool:
 
 
 async def test_a_dead_shard_takes_only_its_own(host):
-    mark = _mark()
+    mark = unique_seconds()
     sandboxes = await asyncio.gather(*(host.start(Spec()) for _ in range(8)))
     await asyncio.gather(*(s.exec(f"(setsid sleep {mark} &)") for s in sandboxes))
     victim = sandboxes[0].shard
@@ -163,7 +138,7 @@ async def test_a_dead_shard_takes_only_its_own(host):
     assert [(await s.exec("echo on")).stdout for s in alive] == [b"on\n"] * 4
     new = await asyncio.gather(*(host.start(Spec()) for _ in range(3)))
     assert victim not in {s.shard for s in new}
-    assert await _until(lambda: _processes_with(mark) == 4 and not _left_of({victim})), _left_of({victim})
+    assert await until(lambda: processes_with(mark) == 4 and not _left_of({victim})), _left_of({victim})
     await asyncio.gather(*(s.close() for s in dead))
 
 
@@ -181,13 +156,13 @@ async def test_a_shard_that_says_nothing_is_ended(host, monkeypatch):
 
 async def test_closing_leaves_nothing():
     host = ShardsHost(2)
-    mark, before = _mark(), sorted(os.listdir("/proc/self/fd"))
+    mark, before = unique_seconds(), sorted(os.listdir("/proc/self/fd"))
     sandboxes = await asyncio.gather(*(host.start(Spec(gateway=("127.0.0.1", 9))) for _ in range(6)))
     await asyncio.gather(*(s.exec(f"(setsid sleep {mark} &); sleep {mark} & true") for s in sandboxes))
-    assert _processes_with(mark) >= 12
+    assert processes_with(mark) >= 12
     pids = set(host.shards)
     await host.close()
-    assert (_processes_with(mark), _left_of(pids)) == (0, [])
+    assert (processes_with(mark), _left_of(pids)) == (0, [])
     assert not _exist(pids)
     assert sorted(os.listdir("/proc/self/fd")) == before
     with pytest.raises(SandboxLost):
@@ -218,11 +193,11 @@ def _front(mark: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
 async def test_a_killed_front_leaves_nothing(ending):
-    mark = _mark()
+    mark = unique_seconds()
     front = _front(mark)
     assert front.stdout
     shards = set(json.loads(await asyncio.to_thread(front.stdout.readline)))
-    assert _processes_with(mark) >= 12
+    assert processes_with(mark) >= 12
     if ending == signal.SIGKILL:  # one shard too: its fork server is alone then
         os.kill(min(shards), signal.SIGKILL)
     front.send_signal(ending)
@@ -230,9 +205,9 @@ async def test_a_killed_front_leaves_nothing(ending):
     front.stdout.close()
 
     def gone() -> bool:
-        return not _processes_with(mark) and not _exist(shards)
+        return not processes_with(mark) and not _exist(shards)
 
-    assert await _until(gone)
+    assert await until(gone)
     from palmette.sandbox.reap import reap
 
     await asyncio.to_thread(reap)  # the journal of the one that was killed
@@ -267,7 +242,7 @@ async def test_cancelled_calls_leave_nothing(host):
 
 async def test_an_end_by_itself_is_heard_of(host):
     short, other = await host.start(Spec(ttl_s=0.4)), await host.start(Spec())
-    assert await _until(lambda: sum(host.shards.values()) == 1)
+    assert await until(lambda: sum(host.shards.values()) == 1)
     with pytest.raises(SandboxLost, match="time to live"):
         await short.exec("true")
     await short.close()

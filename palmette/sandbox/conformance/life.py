@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-import uuid
 from dataclasses import replace
 
 from palmette.sandbox.api import Host, Limits, Sandbox, SandboxLost, Spec
 from palmette.sandbox.conformance.box import box, raised
+from palmette.sandbox.conformance.processes import processes_with, unique_seconds, until
 
 
 async def check_senseless_specs_are_refused(host: Host) -> None:
@@ -63,29 +62,29 @@ async def check_close_ends_running_commands(host: Host) -> None:
 
 
 async def check_nothing_survives_close(host: Host) -> None:
-    mark = f"30.{uuid.uuid4().int % 10**12:012d}"  # an argument of sleep that no other process has
+    mark = unique_seconds()
     sandbox = await host.start(Spec())
     await sandbox.exec(
         f"sleep {mark} & (setsid sleep {mark} &); setsid sh -c 'trap \"\" TERM HUP; sleep {mark}' & true"
     )
-    assert await _there_are(3, mark)
+    assert await until(lambda: processes_with(mark) >= 3)
     await sandbox.close()
-    assert _processes_with(mark) == 0
+    assert processes_with(mark) == 0
 
 
 async def check_commands_do_not_survive_close(host: Host) -> None:
-    mark = f"30.{uuid.uuid4().int % 10**12:012d}"
+    mark = unique_seconds()
     sandbox = await host.start(Spec())
     task = asyncio.ensure_future(sandbox.exec(f"sleep {mark} & sleep {mark}"))
-    assert await _there_are(2, mark)
+    assert await until(lambda: processes_with(mark) >= 2)
     await sandbox.close()
     await asyncio.gather(task, return_exceptions=True)
     await asyncio.sleep(0.05)
-    assert _processes_with(mark) == 0
+    assert processes_with(mark) == 0
 
 
 async def check_the_time_to_live_ends_it(host: Host) -> None:
-    mark = f"30.{uuid.uuid4().int % 10**12:012d}"
+    mark = unique_seconds()
     sandbox = await host.start(Spec(ttl_s=0.6))
     began = time.monotonic()
     reason = await raised(sandbox.exec(f"sleep {mark}"), SandboxLost)
@@ -94,7 +93,7 @@ async def check_the_time_to_live_ends_it(host: Host) -> None:
     await _all_lost(sandbox)
     await sandbox.close()
     await asyncio.sleep(0.05)
-    assert _processes_with(mark) == 0
+    assert processes_with(mark) == 0
 
 
 async def check_orphans_are_reaped(host: Host) -> None:
@@ -118,26 +117,6 @@ async def _all_lost(sandbox: Sandbox) -> None:
     )
     for action in actions:
         await raised(action(), SandboxLost, "a closed sandbox answered")
-
-
-async def _there_are(wanted: int, argument: str) -> bool:
-    """Return whether as many processes have this argument, waiting for them as long as a busy machine may take."""
-    deadline_s = time.monotonic() + 10
-    while _processes_with(argument) < wanted and time.monotonic() < deadline_s:
-        await asyncio.sleep(0.02)
-    return _processes_with(argument) >= wanted
-
-
-def _processes_with(argument: str) -> int:
-    count = 0
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/cmdline", "rb") as file:
-                    count += argument.encode() in file.read().split(b"\0")
-            except OSError:  # it ended meanwhile
-                continue
-    return count
 
 
 CHECKS = {
