@@ -165,7 +165,7 @@ def test_plus_prices_are_the_regret_of_not_hearing_one(confidence, mix, beside):
     talk = comm(hidden_MNH, setting)
     avail_MNA = setting.avail_MNA
     spread_MN = talk.q_MNA.masked_fill(~avail_MNA, -1e9).amax(-1) - talk.q_MNA.masked_fill(~avail_MNA, 1e9).amin(-1)
-    price = 0.02 * spread_MN[avail_MNA.sum(-1) > 1].mean()
+    price = config.price * spread_MN[avail_MNA.sum(-1) > 1].mean()
     assert 0 < (talk.prices_MNN > 0).double().mean() < 1
     classes = open_method("t2mac_plus", SIZES, config.model_copy(update={"label": "regret", "least": 0.0}))
     classes.double().load_state_dict(comm.state_dict())

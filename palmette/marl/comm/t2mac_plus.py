@@ -44,7 +44,7 @@ class T2macPlusConfig(BaseModel):
         "suffers without it; or where its sender is sure",
     )
     price: float = Field(
-        default=0.02,
+        default=0.05,
         gt=0,
         description="of a message, as a share of what the best action is worth above the worst",
     )
