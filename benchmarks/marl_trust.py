@@ -2,12 +2,13 @@
 
     python benchmarks/marl_trust.py --models DIR [--games scout-3x2 ...] [--episodes 1024] [--json PATH] [--quick]
 
-Rows are ``{game, method, seed, trouble, trust, score, comm_rate}``. Troubles: messages lost, noise in what messages are
-made from (in standard deviations), and one sender (the first) that says, all through an episode, what it would say in
-another one, where it is sure of something if the game can tell. Trust: ``blind``, as trained; ``trials``, senders are
-heard or muted by chance, by what hearing them was worth so far; ``discount``, the same trust scales what is said (T2MAC
-and T2MAC+ only). Trust is learned in eight batches under the same trouble. Nothing is trained here. With --json, rows
-are written team by team, and teams that are there are not tested again.
+Rows are ``{game, method, seed, trouble, trust, score, comm_rate}``. Troubles: messages lost (``told``: senders learn
+of it, for those who know what they said), noise in what messages are made from (in standard deviations), and one sender
+(the first) that says, all through an episode, what it would say in another one, where it is sure of something if the
+game can tell. Trust: ``blind``, as trained; ``trials``, senders are heard or muted by chance, by what hearing them was
+worth so far; ``discount``, the same trust scales what is said (T2MAC and T2MAC+ only). Trust is learned in 8 batches
+under the same trouble. Nothing is trained here. With --json, rows are written team by team, and teams that are there
+are not tested again.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ TROUBLES: dict[str, Channel] = {
     "loss 10 %": Channel(loss=0.1),
     "loss 30 %": Channel(loss=0.3),
     "loss 50 %": Channel(loss=0.5),
+    "50 %, told": Channel(loss=0.5, acknowledged=True),
     "noise 0.5": Channel(noise=0.5),
     "noise 1": Channel(noise=1.0),
     "a liar": Channel(liars=(0,)),
@@ -98,7 +100,7 @@ def show(rows: Iterable[Row]) -> None:
         for method, trust in dict.fromkeys((row["method"], row["trust"]) for row in rows if row["game"] == game):
             mine = [row for row in rows if (row["game"], row["method"], row["trust"]) == (game, method, trust)]
             cells = [[row["score"] for row in mine if row["trouble"] == trouble] for trouble in TROUBLES]
-            shown = "".join(f"{statistics.median(scores):11.3f}" for scores in cells)
+            shown = "".join(f"{statistics.median(scores):11.3f}" if scores else f"{'-':>11}" for scores in cells)
             print(f"{method:{wide}}{trust:10}{len(cells[0]):6}{shown}")
 
 

@@ -100,6 +100,7 @@ def evaluate(
     engine: Engine = "",
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.", rich_help_panel=_TEAM)] = 256,
     loss: Annotated[float, typer.Option(min=0, max=1, help="Share of messages lost.", rich_help_panel=_TEAM)] = 0.0,
+    acknowledged: Annotated[bool, typer.Option(help="Senders learn what was lost.", rich_help_panel=_TEAM)] = False,
     noise: Annotated[float, typer.Option(min=0, help="Noise in messages, in deviations.", rich_help_panel=_TEAM)] = 0.0,
     liar: Annotated[list[int] | None, typer.Option(help="Agent that lies; repeatable.", rich_help_panel=_TEAM)] = None,
     trust: Annotated[Trust, typer.Option(help="What decides whom to hear.", rich_help_panel=_TEAM)] = "blind",
@@ -114,7 +115,8 @@ def evaluate(
     if (team := find_team(model, runs)) is not None:
         from palmette.commands.evaluate_team import TeamPlan, evaluate_team
 
-        how = TeamPlan(episodes=episodes, loss=loss, noise=noise, liars=tuple(liar or ()), trusting=trust)
+        channel = {"loss": loss, "acknowledged": acknowledged, "noise": noise, "liars": tuple(liar or ())}
+        how = TeamPlan(episodes=episodes, channel=channel, trusting=trust)
         evaluate_team(team, how, overrides=sets or [], as_json=json)
         return
     if sets:

@@ -23,9 +23,7 @@ class TeamPlan:
     """How a team is tested."""
 
     episodes: int
-    loss: float
-    noise: float
-    liars: tuple[int, ...]
+    channel: dict[str, Any]  # of a `Channel`: what happens to messages
     trusting: Trusting
 
 
@@ -73,8 +71,7 @@ def _row(recipe: Any, path: Path, plan: TeamPlan) -> dict[str, Any]:
 
     seed = int(path.parent.name[5:])
     team = Team(recipe, load_file(path), seed=seed)
-    channel = Channel(loss=plan.loss, noise=plan.noise, liars=plan.liars)
-    tested = team.test(episodes=plan.episodes, channel=channel, trusting=plan.trusting)
+    tested = team.test(episodes=plan.episodes, channel=Channel(**plan.channel), trusting=plan.trusting)
     return {
         "seed": seed,
         "score_name": team.score_name,

@@ -23,6 +23,7 @@ class Channel:
 
     loss: float = 0.0  # probability that a message is lost
     noise: float = 0.0  # of what messages are made from: standard deviations of each hidden unit
+    acknowledged: bool = False  # whether senders learn what was lost; of use to those who know what they told
     liars: tuple[int, ...] = ()  # agents that say what they would say in another copy of the game
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from palmette.errors import UserError
 from palmette.marl.channel import Channel
 from palmette.marl.comm.api import Scene, Talk, best_actions
+from palmette.marl.comm.letters import Boxes
 from palmette.marl.envs.api import Frame, Game, random_actions
 from palmette.marl.episode import Episodes, Ids, identities, network_inputs
 from palmette.marl.nets import Agents
@@ -85,6 +86,7 @@ class Collector:
             for seat, copies in zip(seats, shares, strict=True)
         ]
         trust_BN = None if trust_N is None else trust_N.expand(share, -1)
+        letters = [Boxes(acknowledged=channel.acknowledged) for _ in seats]
         hidden: list[Tensor | None] = [None] * len(seats)
         links: list[list[Tensor]] = [[] for _ in seats]
         last_BN = torch.full((game.batch, spec.agents), -1, device=frames[0].obs_BNO.device)
@@ -101,7 +103,7 @@ class Collector:
                     continue
                 hidden_BNH = seat.agents.remember(inputs_B1NI[copies, 0], hidden[index])
                 mine = frame if len(seats) == 1 else _part(frame, copies)
-                talk = lines[index].talk(seat.agents, hidden_BNH, _scene(mine, seat, trust_BN))
+                talk = lines[index].talk(seat.agents, hidden_BNH, _scene(mine, seat, trust_BN, letters[index]))
                 if watch is not None:
                     watch(mine, talk)
                 last_BN[copies] = _choose(talk.q_MNA, mine.avail_BNA, seat)
@@ -149,12 +151,13 @@ class Collector:
         )
 
 
-def _scene(frame: Frame, seat: Seat, trust_BN: Tensor | None) -> Scene:
+def _scene(frame: Frame, seat: Seat, trust_BN: Tensor | None, letters: Boxes) -> Scene:
     return Scene(
         avail_MNA=frame.avail_BNA,
         generator=seat.generator,
         news_MNN=frame.news_BNN,
         trust_MN=trust_BN,
+        letters=letters,
         open_all=seat.open_all,
     )
 

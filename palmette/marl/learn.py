@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from palmette.marl.comm.api import Scene, Talk, best_actions, values_at
+from palmette.marl.comm.letters import Rounds
 from palmette.marl.envs.api import Spec
 from palmette.marl.episode import Episodes, Ids, identities, names_of
 from palmette.marl.live import Live
@@ -108,6 +109,7 @@ class Learner:
             generator=self._generator,
             state_MS=live.rows(episodes.state_EUS),
             news_MNN=live.rows(episodes.news_EUNN) if episodes.news_EUNN.shape[-1] else None,
+            letters=Rounds(live),
             open_all=open_all,
             learning=True,
         )

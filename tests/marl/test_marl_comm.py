@@ -11,13 +11,17 @@ from palmette.evidence import discount, fuse_cumulative, fuse_one_by_one, uncert
 from palmette.marl.comm.api import Scene, Sizes
 from palmette.marl.comm.full import FullConfig
 from palmette.marl.comm.gate import Gate
+from palmette.marl.comm.letters import Rounds
 from palmette.marl.comm.maic import MaicConfig
 from palmette.marl.comm.names import METHODS, open_method
 from palmette.marl.comm.random import RandomConfig
 from palmette.marl.comm.t2mac import T2macConfig
 from palmette.marl.comm.t2mac_plus import T2macPlusConfig
+from palmette.marl.live import Live
 
 ROWS, SIZES = 7, Sizes(agents=4, actions=5, hidden=16, state=6)
+THREE = Live.of(torch.tensor([[True, True, False], [True, True, True], [True, True, False]]))  # episodes, of 7 steps
+BEFORE = (None, None, None, 0, 1, 2, 3)  # the row of each row's step before
 VARIANTS = {
     **{name: (name, None) for name in METHODS},
     "full/attention": ("full", FullConfig(aggregate="attention")),
@@ -26,6 +30,7 @@ VARIANTS = {
     "t2mac/warm": ("t2mac", T2macConfig(budget=2)),
     "t2mac_plus/sigmoid": ("t2mac_plus", T2macPlusConfig(confidence="sigmoid")),
     "t2mac_plus/sum": ("t2mac_plus", T2macPlusConfig(mix="sum")),
+    "t2mac_plus/forgets": ("t2mac_plus", T2macPlusConfig(keep=False)),
     "t2mac_plus/class": ("t2mac_plus", T2macPlusConfig(label="regret")),
     "t2mac_plus/none": ("t2mac_plus", T2macPlusConfig(confidence="none", gate="random")),
     "t2mac_plus/all": ("t2mac_plus", T2macPlusConfig(gate="all", label="uncertainty")),
@@ -115,7 +120,7 @@ def test_every_value_parameter_learns_when_links_are_open(variant):
 def test_the_selector_gets_a_gradient_and_sends_none_back(variant):
     comm = built(variant)
     hidden_MNH = hidden().requires_grad_()
-    talk = comm(hidden_MNH, scene(learning=True))
+    talk = comm(hidden_MNH, scene(learning=True, letters=Rounds(THREE)))
     talk.selector_MNN.sum().backward()
     assert hidden_MNH.grad is None
     for parameter in comm.selector_parameters():
@@ -156,12 +161,13 @@ def test_t2mac_labels_are_the_fall_of_uncertainty():
 @pytest.mark.parametrize("beside", ["open", "all"])
 @pytest.mark.parametrize("mix", ["share", "sum"])
 @pytest.mark.parametrize("confidence", ["sigmoid", "evidence", "none"])
-def test_plus_prices_are_the_regret_of_not_hearing_one(confidence, mix, beside):
+@pytest.mark.parametrize("keep", [True, False])
+def test_plus_prices_are_the_regret_of_not_hearing_one(confidence, mix, beside, keep):
     torch.manual_seed(3)
-    config = T2macPlusConfig(confidence=confidence, mix=mix, beside=beside)
+    config = T2macPlusConfig(confidence=confidence, mix=mix, beside=beside, keep=keep)
     comm = open_method("t2mac_plus", SIZES, config).double()
     hidden_MNH = hidden().double() * 3
-    setting = scene(learning=True)
+    setting = scene(learning=True, letters=Rounds(THREE))
     talk = comm(hidden_MNH, setting)
     avail_MNA = setting.avail_MNA
     spread_MN = talk.q_MNA.masked_fill(~avail_MNA, -1e9).amax(-1) - talk.q_MNA.masked_fill(~avail_MNA, 1e9).amin(-1)
@@ -175,23 +181,39 @@ def test_plus_prices_are_the_regret_of_not_hearing_one(confidence, mix, beside):
     weight_MN = comm.confidence(hidden_MNH)
     loud_MN = weight_MN / 3 if mix == "sum" else (weight_MN / (1 - weight_MN)).clamp(max=999)
     said_MNH = comm.features.value(hidden_MNH) * loud_MN[..., None]
+
+    def last_sent(row, i, j):
+        """The row in which i told j what j has before this row's round; None if it never did."""
+        row = BEFORE[row] if keep else None
+        while row is not None and not talk.links_MNN[row, i, j]:
+            row = BEFORE[row]
+        return row
+
+    held = 0
     for row in range(ROWS):
         for j in range(4):
             avail_A = setting.avail_MNA[row, j]
 
             def values(heard_from, row=row, j=j):
-                heard = said_MNH[row, heard_from].sum(0)
+                """Values where these (row, sender) are what j has."""
+                heard = sum(said_MNH[at] for at in heard_from) if heard_from else torch.zeros(16).double()
                 if mix == "share":
-                    heard = heard / (1 + loud_MN[row, heard_from].sum())
+                    heard = heard / (1 + sum(loud_MN[at] for at in heard_from))
                 return comm.features.decide(comm.features.seen(hidden_MNH[row, j]), comm.features.heard(heard))
 
             for i in set(range(4)) - {j}:
-                others = [k for k in range(4) if k not in (i, j) and (beside == "all" or talk.links_MNN[row, k, j])]
-                knowing = values([*others, i]).masked_fill(~avail_A, -torch.inf)
-                poorer = values(others).masked_fill(~avail_A, -torch.inf).argmax()
-                regret = knowing.max() - knowing[poorer]
+                others = []
+                for k in set(range(4)) - {i, j}:
+                    at = row if beside == "all" or talk.links_MNN[row, k, j] else last_sent(row, k, j)
+                    others += [] if at is None else [(at, k)]
+                old = last_sent(row, i, j)
+                held += old is not None
+                knowing = values([*others, (row, i)]).masked_fill(~avail_A, -torch.inf)
+                poorer = values(others if old is None else [*others, (old, i)])
+                regret = knowing.max() - knowing[poorer.masked_fill(~avail_A, -torch.inf).argmax()]
                 torch.testing.assert_close(talk.prices_MNN[row, i, j], regret / price, rtol=1e-6, atol=1e-9)
-                assert bool(labels_MNN[row, i, j]) == bool(regret > 0)
+                assert bool(labels_MNN[row, i, j]) == bool(regret > 1e-12)
+    assert (held > 5) == keep
 
 
 def test_plus_rehearses_what_actions_are_worth_with_all_links_open():

@@ -9,10 +9,7 @@ from palmette.marl.comm.api import Sizes
 
 
 class Features(nn.Module):
-    """Q_j = head([h_j, what reached j of V h_i]); the head is linear in what was heard before its first ReLU.
-
-    That is sum_i g_ij w_i V h_i / (N - 1), or with odds o_i of each sender sum_i g_ij o_i V h_i / (1 + sum_i g_ij o_i).
-    """
+    """Q_j = head([h_j, what reached j of V h_i]); the head is linear in what was heard before its first ReLU."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -22,22 +19,12 @@ class Features(nn.Module):
         self.out = nn.Linear(sizes.hidden, sizes.actions)
 
     def messages(self, hidden_MNH: Tensor, weight_MN: Tensor | None = None) -> Tensor:
-        """Return what each sender says, message_MNH, as loud as `weight_MN` says."""
+        """Return what each sender says, w_i V h_i / (N - 1), message_MNH, as loud as `weight_MN` says."""
         message_MNH = self.value(hidden_MNH) / max(hidden_MNH.shape[1] - 1, 1)
         return message_MNH if weight_MN is None else message_MNH * weight_MN[..., None]
 
-    def weigh(self, hidden_MNH: Tensor, odds_MN: Tensor) -> Tensor:
-        """Return what each sender says, message_MNH, for a receiver that divides by all the odds it hears."""
-        return self.value(hidden_MNH) * odds_MN[..., None]
-
-    def forward(
-        self, hidden_MNH: Tensor, message_MNH: Tensor, links_MNN: Tensor, odds_MN: Tensor | None = None
-    ) -> Tensor:
-        """Return q_MNA of the messages that arrive over `links_MNN`, divided by `odds_MN` where there are any."""
-        arrived_MNN = links_MNN.transpose(1, 2)  # receiver, sender
-        heard_MNH = arrived_MNN @ message_MNH
-        if odds_MN is not None:
-            heard_MNH = heard_MNH / (1 + arrived_MNN @ odds_MN[..., None])
+    def forward(self, hidden_MNH: Tensor, heard_MNH: Tensor) -> Tensor:
+        """Return q_MNA of what each agent saw and the messages that it heard, put together."""
         return self.decide(self.seen(hidden_MNH), self.heard(heard_MNH))
 
     def decide(self, seen_MXH: Tensor, heard_MXH: Tensor) -> Tensor:

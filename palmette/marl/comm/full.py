@@ -40,4 +40,5 @@ class Full(Plain):
             score_MNN = self.key(hidden_MNH) @ self.query(hidden_MNH).transpose(1, 2) / hidden_MNH.shape[-1] ** 0.5
             share_MNN = torch.softmax(score_MNN.masked_fill(heard_MNN == 0, -1e9), 1)
             heard_MNN = share_MNN * heard_MNN * (hidden_MNH.shape[1] - 1)  # a mean, like the other way
-        return Talk(q_MNA=self.features(hidden_MNH, self.features.messages(hidden_MNH), heard_MNN), links_MNN=links_MNN)
+        heard_MNH = heard_MNN.transpose(1, 2) @ self.features.messages(hidden_MNH)
+        return Talk(q_MNA=self.features(hidden_MNH, heard_MNH), links_MNN=links_MNN)

@@ -21,5 +21,5 @@ class Oracle(Plain):
         if scene.news_MNN is None:
             raise UserError("method oracle: this game cannot tell who has news for whom; choose another method")
         links_MNN = scene.news_MNN.to(hidden_MNH)
-        message_MNH = self.features.messages(hidden_MNH)
-        return Talk(q_MNA=self.features(hidden_MNH, message_MNH, received(links_MNN, scene)), links_MNN=links_MNN)
+        heard_MNH = received(links_MNN, scene).transpose(1, 2) @ self.features.messages(hidden_MNH)
+        return Talk(q_MNA=self.features(hidden_MNH, heard_MNH), links_MNN=links_MNN)

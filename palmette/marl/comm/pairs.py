@@ -22,10 +22,11 @@ class Pairs(nn.Module):
         self.receiver_KH = nn.Parameter(torch.randn(known, hidden) / (hidden + known) ** 0.5)
         self.out = nn.Linear(hidden, outputs)
 
-    def inner(self, hidden_MNH: Tensor) -> Tensor:
-        """Return the first layer's pairs_MNNH, sender before receiver."""
-        return torch.relu_(self.sender(hidden_MNH)[:, :, None] + self.receiver_KH[self._names])
+    def inner(self, hidden_MNH: Tensor, more_MNNH: Tensor | None = None) -> Tensor:
+        """Return the first layer's pairs_MNNH, sender before receiver; `more_MNNH` is added before its ReLU."""
+        pairs_MNNH = self.sender(hidden_MNH)[:, :, None] + self.receiver_KH[self._names]
+        return torch.relu_(pairs_MNNH if more_MNNH is None else pairs_MNNH + more_MNNH)
 
-    def forward(self, hidden_MNH: Tensor) -> Tensor:
-        """Return what the network says of each pair, _MNNX."""
-        return self.out(self.inner(hidden_MNH))
+    def forward(self, hidden_MNH: Tensor, more_MNNH: Tensor | None = None) -> Tensor:
+        """Return what the network says of each pair, _MNNX; see `inner`."""
+        return self.out(self.inner(hidden_MNH, more_MNNH))

@@ -6,8 +6,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from palmette.marl.comm.api import Plain, Scene, Sizes, Talk, between_others, received
+from palmette.marl.comm.api import Plain, Scene, Sizes, Talk, between_others
 from palmette.marl.comm.features import Features
+from palmette.marl.comm.letters import Boxes, Forgotten
 
 
 class RandomConfig(BaseModel):
@@ -16,6 +17,7 @@ class RandomConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rate: float = Field(default=0.2, ge=0, le=1, description="probability of each link at each step")
+    keep: bool = Field(default=True, description="a receiver keeps the last message of each sender, as with t2mac_plus")
 
 
 class RandomLinks(Plain):
@@ -23,13 +25,20 @@ class RandomLinks(Plain):
 
     def __init__(self, sizes: Sizes, config: RandomConfig) -> None:
         super().__init__()
-        self.features, self._rate = Features(sizes), config.rate
+        self.features, self._rate, self._keep = Features(sizes), config.rate, config.keep
 
     def forward(self, hidden_MNH: Tensor, scene: Scene) -> Talk:
         """Return values after a draw of links."""
-        links_MNN = draw_links(hidden_MNH, self._rate, scene.generator)
         message_MNH = self.features.messages(hidden_MNH)
-        return Talk(q_MNA=self.features(hidden_MNH, message_MNH, received(links_MNN, scene)), links_MNN=links_MNN)
+        letters = scene.letters or Boxes() if self._keep else Forgotten()
+        mail = letters.exchange(
+            message_MNH,
+            message_MNH[..., :0],  # who draws takes no notes
+            lambda rows, _: draw_links(hidden_MNH[rows], self._rate, scene.generator),
+            scene.arrives_MNN,
+        )
+        q_MNA = self.features(hidden_MNH, mail.pooled(message_MNH, scene.arrives_MNN))
+        return Talk(q_MNA=q_MNA, links_MNN=mail.links_MNN)
 
 
 def draw_links(hidden_MNH: Tensor, rate: float, generator: torch.Generator) -> Tensor:

@@ -3,8 +3,9 @@
 Every ingredient is a switch. What it keeps of T2MAC: one gate per link for whom and when, with labels and an optimiser
 of its own, and trust in what arrives by the sender's evidence. What it changes: evidence is a weight and not the
 values, the gate is held open until messages mean something, and then opens where what the receiver is expected to lose
-by silence is more than the price of a message. What a message would be worth can be told while its link stays closed,
-for values with all links open are learned beside those that act.
+by silence is more than the price of a message. Receivers keep the last letter of each sender, and silence leaves them
+with that one: nothing need be said twice. What a message would be worth can be told while its link stays closed, for
+values with all links open are learned beside those that act.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from palmette.evidence import uncertainty
-from palmette.marl.comm.api import Scene, Sizes, Talk, best_actions, between_others, received, values_at
+from palmette.marl.comm.api import Scene, Sizes, Talk, best_actions, between_others, values_at
 from palmette.marl.comm.features import Features
 from palmette.marl.comm.gate import Gate
+from palmette.marl.comm.letters import Boxes, Forgotten, Mail
 from palmette.marl.comm.random import draw_links
 
 
@@ -44,9 +46,12 @@ class T2macPlusConfig(BaseModel):
         "suffers without it; or where its sender is sure",
     )
     price: float = Field(
-        default=0.05,
+        default=0.02,
         gt=0,
         description="of a message, as a share of what the best action is worth above the worst",
+    )
+    keep: bool = Field(
+        default=True, description="a receiver keeps the last message of each sender, who knows what it said"
     )
     beside: Literal["open", "all"] = Field(
         default="open", description="regret of one message beside those that open links bring, or beside all others"
@@ -60,10 +65,11 @@ class T2macPlusConfig(BaseModel):
 
 
 class T2macPlus(nn.Module):
-    """Q_j = head([h_j, sum_i g_ij o_i V h_i / (1 + sum_i g_ij o_i)]), o_i = w_i / (1 - w_i), w_i how sure i is.
+    """Q_j = head([h_j, sum_i o_i V h_i / (1 + sum_i o_i)]), o_i = w_i / (1 - w_i), w_i how sure i is.
 
-    With w = 1 - u, o is the evidence S / K, and a sender's share is the part of all belief that it brings to a
-    cumulative fusion: silence counts as the vacuous opinion, and a team may grow without anybody becoming fainter.
+    The sums are over letters: for each sender the last one that it sent to j, with the V h_i and o_i of that step. With
+    w = 1 - u, o is the evidence S / K, and a sender's share is the part of all belief that it brings to a cumulative
+    fusion: silence counts as the vacuous opinion, and a team may grow without anybody becoming fainter.
     """
 
     def __init__(self, sizes: Sizes, config: T2macPlusConfig) -> None:
@@ -72,38 +78,35 @@ class T2macPlus(nn.Module):
         self.features = Features(sizes)
         self.sure = nn.Linear(sizes.hidden, 1 if config.confidence == "sigmoid" else sizes.actions)
         nn.init.constant_(self.sure.bias, 3.0)  # heard at first, so that messages can become useful
-        self.gate = Gate(sizes, threshold=config.threshold, budget=config.budget)
+        self.gate = Gate(sizes, threshold=config.threshold, budget=config.budget, notes=config.keep)
 
     def forward(self, hidden_MNH: Tensor, scene: Scene) -> Talk:
         """Return values after a round over the links that the gate opens."""
         weight_MN = self.confidence(hidden_MNH)
         if scene.trust_MN is not None:
             weight_MN = weight_MN * scene.trust_MN
-        odds_MN = None
-        if self.config.mix == "share":
-            odds_MN = _odds(weight_MN)
-            message_MNH = self.features.weigh(hidden_MNH, odds_MN)
-        else:
-            message_MNH = self.features.messages(hidden_MNH, weight_MN)
-        logits_MNN = None
-        every_MNN = links_MNN = between_others(hidden_MNH)
+        letter_MNX = self._letters(hidden_MNH, weight_MN)
+        everything = Mail(links_MNN=between_others(hidden_MNH))
         held_open = scene.open_all or self.config.gate == "all"
+        mail, logits_MNN = everything, None
         if scene.learning or not held_open:
-            logits_MNN, gated_MNN = self.gate(hidden_MNH)
-            links_MNN = every_MNN if held_open else gated_MNN
-        if not held_open and self.config.gate == "random":
-            links_MNN = draw_links(hidden_MNH, self.config.rate, scene.generator)
-        q_MNA = self.features(hidden_MNH, message_MNH, received(links_MNN, scene), odds_MN)
-        talk = Talk(q_MNA=q_MNA, links_MNN=links_MNN, selector_MNN=logits_MNN)
+            mail, logits_MNN = self._send(hidden_MNH, letter_MNX.detach() if held_open else letter_MNX, scene)
+        acts = everything if held_open else mail
+        seen_MNH = self.features.seen(hidden_MNH)
+        q_MNA = self.features.decide(seen_MNH, self._mean(acts.pooled(letter_MNX, scene.arrives_MNN)))
+        talk = Talk(q_MNA=q_MNA, links_MNN=acts.links_MNN, selector_MNN=logits_MNN)
         if not scene.learning:
             return talk
         if self.config.rehearse and not held_open:
-            talk = replace(talk, all_open_MNA=self.features(hidden_MNH, message_MNH, every_MNN, odds_MN))
+            all_open_MNA = self.features.decide(seen_MNH, self._mean(everything.pooled(letter_MNX)))
+            talk = replace(talk, all_open_MNA=all_open_MNA)
         if self.config.label == "uncertainty":
-            sure_MNN = weight_MN.detach()[..., None] * every_MNN
+            sure_MNN = weight_MN.detach()[..., None] * everything.links_MNN
             return replace(talk, labels_MNN=(sure_MNN > self.config.least).float())
-        heard_MNN = every_MNN if self.config.beside == "all" else links_MNN
-        regret_MNN = self._regret(hidden_MNH, message_MNH, heard_MNN, odds_MN, scene.avail_MNA)
+        # In a warm-up, letters are those that the gate would have sent: else none would ever be out of date.
+        acts = mail if self.config.keep else acts
+        beside_MNN = everything.links_MNN if self.config.beside == "all" else acts.links_MNN
+        regret_MNN = self._regret(seen_MNH, letter_MNX, beside_MNN, acts.held_MNNX, scene.avail_MNA)
         if self.config.label == "regret":
             return replace(talk, labels_MNN=(regret_MNN > self.config.least).float())
         prices_MNN = regret_MNN / (self.config.price * _spread(q_MNA.detach(), scene))
@@ -122,31 +125,58 @@ class T2macPlus(nn.Module):
         """Return the gate's."""
         return list(self.gate.parameters())
 
+    def _letters(self, hidden_MNH: Tensor, weight_MN: Tensor) -> Tensor:
+        """Return what each agent would say, as the head takes it, letter_MNX: with shares o V h and o, else w V h."""
+        if self.config.mix == "sum":
+            return self.features.heard(self.features.messages(hidden_MNH, weight_MN))
+        odds_MN1 = _odds(weight_MN)[..., None]
+        return torch.cat([self.features.heard(self.features.value(hidden_MNH)) * odds_MN1, odds_MN1], -1)
+
+    def _mean(self, pooled_XX: Tensor) -> Tensor:
+        """Return heard_XH of a sum of letters: with shares a mean that silence takes part in, else the sum itself."""
+        if self.config.mix == "sum":
+            return pooled_XX
+        return pooled_XX[..., :-1] / (1 + pooled_XX[..., -1:].clamp(min=0))  # a difference of sums may round below 0
+
+    def _send(self, hidden_MNH: Tensor, letter_MNX: Tensor, scene: Scene) -> tuple[Mail, Tensor]:
+        """Return (what is sent and what was there before, the gate's logits_MNN)."""
+        logits: list[Tensor] = []
+
+        def send(rows: slice, told_XNNH: Tensor | None) -> Tensor:
+            logits_XNN, links_XNN = self.gate(hidden_MNH[rows], told_XNNH)
+            logits.append(logits_XNN)
+            if self.config.gate == "random":
+                return draw_links(hidden_MNH[rows], self.config.rate, scene.generator)
+            return links_XNN
+
+        letters = scene.letters or Boxes() if self.config.keep else Forgotten()
+        note_MNH = self.gate.note(self._mean(letter_MNX))
+        mail = letters.exchange(letter_MNX, note_MNH, send, scene.arrives_MNN)
+        return mail, torch.cat(logits)
+
     @torch.no_grad()
     def _regret(
-        self, hidden_MNH: Tensor, message_MNH: Tensor, links_MNN: Tensor, odds_MN: Tensor | None, avail_MNA: Tensor
+        self, seen_MNH: Tensor, letter_MNX: Tensor, links_MNN: Tensor, held_MNNX: Tensor | None, avail_MNA: Tensor
     ) -> Tensor:
-        """Return the regret_MNN of not hearing a message, beside all that arrives over the other `links_MNN`.
+        """Return the regret_MNN of not sending a letter, beside all that is sent over the other `links_MNN`.
 
-        By how much the receiver's choice without this one message falls short of its choice with it, both valued with
-        it.
+        By how much the receiver's choice with the letter it has falls short of its choice with this one, both valued
+        with this one.
         """
-        seen_MNH, said_MNH = self.features.seen(hidden_MNH), self.features.heard(message_MNH)
-        arrived_MNN = links_MNN.transpose(1, 2)  # receiver, sender
-        heard_MNH = arrived_MNN @ said_MNH
-        without_MNNH = heard_MNH[:, None] - links_MNN[..., None] * said_MNH[:, :, None]  # sender, receiver
-        with_MNNH = without_MNNH + said_MNH[:, :, None]
-        if odds_MN is not None:
-            all_MN = 1 + (arrived_MNN @ odds_MN[..., None]).squeeze(-1)
-            others_MNN = (all_MN[:, None] - links_MNN * odds_MN[..., None]).clamp(min=1.0)
-            without_MNNH /= others_MNN[..., None]
-            with_MNNH /= (others_MNN + odds_MN[..., None])[..., None]
-        avail_MNNA = avail_MNA[:, None]
-        chosen_MNN = best_actions(self.features.decide(seen_MNH[:, None], without_MNNH), avail_MNNA)
-        with_MNNA = self.features.decide(seen_MNH[:, None], with_MNNH)
+        new_MNNX = letter_MNX[:, :, None]
+        old_MNNX = torch.zeros_like(new_MNNX) if held_MNNX is None else held_MNNX
+        has_MNNX = torch.where(links_MNN[..., None] > 0, new_MNNX, old_MNNX)
+        others_MNNX = has_MNNX.sum(1, keepdim=True) - has_MNNX
+        seen_M1NH, avail_MNNA = seen_MNH[:, None], avail_MNA[:, None]
+
+        def values(pooled_MNNX: Tensor) -> Tensor:
+            return self.features.decide(seen_M1NH, self._mean(pooled_MNNX))
+
+        chosen_MNN = best_actions(values(others_MNNX + old_MNNX), avail_MNNA)
+        with_MNNA = values(others_MNNX + new_MNNX)
         best_MNN = best_actions(with_MNNA, avail_MNNA)
         regret_MNN = values_at(with_MNNA, best_MNN) - values_at(with_MNNA, chosen_MNN)
-        return regret_MNN * between_others(hidden_MNH)
+        return regret_MNN * between_others(seen_MNH)
 
 
 def _spread(q_MNA: Tensor, scene: Scene) -> Tensor:
