@@ -1,7 +1,7 @@
 """Learning: every method on every game, at equal updates and equal environment steps.
 
     python benchmarks/marl.py [--games scout-3x2 ...] [--methods none ...] [--seeds 5] [--steps N] [--json PATH]
-                              [--models DIR] [--show] [--ablation]
+                              [--models DIR] [--show] [--plot PATH] [--ablation]
 
 A method is a name, or a name with options as the recipe's section has them: ``t2mac_plus:confidence=sigmoid,budget=1``.
 Rows are ``{game, method, seed, score, comm_rate, messages, env_steps, updates, minutes}``: the score (share won, or
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from marl_tables import Row, table, table_of_games
+from marl_tables import Row, plot_seeds, table, table_of_games
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="environment steps, instead of each game's")
     parser.add_argument("--json", type=Path, help="read and write rows here")
     parser.add_argument("--models", type=Path, help="write trained agents below this directory")
+    parser.add_argument("--plot", type=Path, help="draw a dot for each seed into this file")
     parser.add_argument("--show", action="store_true", help="train nothing, print the tables of what is there")
     parser.add_argument("--quick", action="store_true", help="2,000 steps of the small Scout: does it run at all")
     options = parser.parse_args()
@@ -137,7 +138,10 @@ def main() -> None:
             print(json.dumps(row), flush=True)
             if options.json:
                 write_rows(options.json, rows)
-    show([row for row in rows if row["game"] in options.games])
+    shown = [row for row in rows if row["game"] in options.games]
+    show(shown)
+    if options.plot:
+        plot_seeds(shown, options.plot)
 
 
 def train(

@@ -1,24 +1,31 @@
-"""Tables of `marl.py`'s rows, in Markdown: one a game, a line a method; and one of all games, a line a game."""
+"""What `marl.py`'s rows show: tables in Markdown, one a game and one of all games, and a plot with a dot a seed."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from palmette.marl.comm.names import METHODS
+
 Row = dict[str, Any]
 OTHERS = ("full", "tarmac", "maic", "masia")  # what T2MAC+ is to reach
+SOLVED = 0.95  # share won of a seed that has solved its game
 
 _MEANS = ("comm_rate", "messages", "minutes")
 
 
 def table(rows: Sequence[Row]) -> Iterable[str]:
-    """Yield the table of one game: score, rate and cost of each method, and what each seed scored."""
+    """Yield the table of one game: score, rate and cost of each method, seeds that solved it, what each seed scored.
+
+    No seed has solved a game whose score is no share.
+    """
     silent = [row["score"] for row in rows if row["method"] == "none"]
-    yield "| method | median | IQM (95 %) | links | messages a step | gain a message | CPU min | seeds |"
-    yield "|---|--:|--:|--:|--:|--:|--:|---|"
+    yield "| method | median | IQM (95 %) | links | messages a step | gain a message | CPU min | solved | seeds |"
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|---|"
     for method in dict.fromkeys(row["method"] for row in rows):
         yield _of_method(method, [row for row in rows if row["method"] == method], silent)
 
@@ -36,6 +43,30 @@ def table_of_games(rows: Iterable[Row]) -> Iterable[str]:
     for game, by_method in games.items():
         if "t2mac_plus" in by_method:
             yield _of_game(game, by_method)
+
+
+def plot_seeds(rows: Sequence[Row], path: Path) -> None:
+    """Draw a panel a game, a column a method, a dot a seed, into a file; methods with options are left out."""
+    from matplotlib.figure import Figure
+
+    games = list(dict.fromkeys(row["game"] for row in rows))
+    methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
+    columns = min(len(games), 3)
+    lines = -(-len(games) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.9 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for panel, game in zip(panels, games, strict=False):
+        for column, method in enumerate(methods):
+            scores = sorted(row["score"] for row in rows if (row["game"], row["method"]) == (game, method))
+            spread = np.linspace(-0.28, 0.28, len(scores)) if len(scores) > 1 else np.zeros(len(scores))
+            panel.scatter(column + spread, scores, s=14, color=f"C{column}")
+        panel.set_title(game, fontsize=10)
+        panel.set_xticks(range(len(methods)), methods, fontsize=7, rotation=30)
+        panel.tick_params(axis="y", labelsize=8)
+        panel.grid(axis="y", linewidth=0.3)
+    for panel in panels[len(games) :]:
+        panel.set_visible(False)
+    figure.savefig(path, dpi=120)
 
 
 def method_width(rows: Sequence[Row]) -> int:
@@ -77,6 +108,7 @@ def _of_method(method: str, mine: list[Row], silent: list[float]) -> str:
         f"{messages:.1f}",
         gain,
         f"{minutes:.1f}",
+        "" if min(scores) < 0 else f"{sum(each >= SOLVED for each in scores)}/{len(scores)}",
         " ".join(f"{each:.2f}" for each in scores),
     ]
     return f"| {' | '.join(cells)} |"
