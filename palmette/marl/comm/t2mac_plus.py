@@ -163,17 +163,15 @@ class T2macPlus(nn.Module):
         By how much the receiver's choice with the letter it has falls short of its choice with this one, both valued
         with this one.
         """
-        new_MNNX = letter_MNX[:, :, None]
-        old_MNNX = torch.zeros_like(new_MNNX) if held_MNNX is None else held_MNNX
-        has_MNNX = torch.where(links_MNN[..., None] > 0, new_MNNX, old_MNNX)
-        others_MNNX = has_MNNX.sum(1, keepdim=True) - has_MNNX
-        seen_M1NH, avail_MNNA = seen_MNH[:, None], avail_MNA[:, None]
-
-        def values(pooled_MNNX: Tensor) -> Tensor:
-            return self.features.decide(seen_M1NH, self._mean(pooled_MNNX))
-
-        chosen_MNN = best_actions(values(others_MNNX + old_MNNX), avail_MNNA)
-        with_MNNA = values(others_MNNX + new_MNNX)
+        now_MNX = Mail(links_MNN=links_MNN, held_MNNX=held_MNNX).pooled(letter_MNX)
+        change_MNNX = letter_MNX[:, :, None] if held_MNNX is None else letter_MNX[:, :, None] - held_MNNX
+        # Had it been otherwise on one link: either that, or what is now, is with the letter, the other one without.
+        other_MNNX = now_MNX[:, None] + (1 - 2 * links_MNN)[..., None] * change_MNNX
+        now_M1NA = self.features.decide(seen_MNH, self._mean(now_MNX))[:, None]
+        other_MNNA = self.features.decide(seen_MNH[:, None], self._mean(other_MNNX))
+        sent_MNN1, avail_MNNA = links_MNN[..., None] > 0, avail_MNA[:, None]
+        with_MNNA = torch.where(sent_MNN1, now_M1NA, other_MNNA)
+        chosen_MNN = best_actions(torch.where(sent_MNN1, other_MNNA, now_M1NA), avail_MNNA)
         best_MNN = best_actions(with_MNNA, avail_MNNA)
         regret_MNN = values_at(with_MNNA, best_MNN) - values_at(with_MNNA, chosen_MNN)
         return regret_MNN * between_others(seen_MNH)
