@@ -101,15 +101,16 @@ def test_who_forgets_has_only_what_is_said_now():
 
 
 @pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("method", ["t2mac_plus", "random"])
-def test_a_message_is_remembered_until_the_next(method, keep):
+@pytest.mark.parametrize("gate", ["learned", "all", None])
+def test_a_message_is_remembered_until_the_next(gate, keep):
     torch.manual_seed(1)
-    config = T2macPlusConfig(keep=keep) if method == "t2mac_plus" else RandomConfig(rate=1.0, keep=keep)
-    comm = open_method(method, SIZES, config)
+    config = T2macPlusConfig(keep=keep, gate=gate) if gate else RandomConfig(rate=1.0, keep=keep)
+    comm = open_method("t2mac_plus" if gate else "random", SIZES, config)
+    all_MNN = torch.ones(5, 3, 3)
     silence_MNN = torch.zeros(5, 3, 3)
     first, second = (torch.randn(5, 3, 8) * 3 for _ in range(2))
     boxes = Boxes()
-    said = comm(first, scene(5, letters=boxes)).links_MNN[:, 1].amax(-1) > 0
+    said = comm(first, scene(5, letters=boxes, arrives_MNN=all_MNN)).links_MNN[:, 1].amax(-1) > 0
     later = comm(second, scene(5, letters=boxes, arrives_MNN=silence_MNN))
     alone = comm(second, scene(5, arrives_MNN=silence_MNN))
     assert bool(said.any())

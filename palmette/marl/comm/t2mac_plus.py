@@ -22,7 +22,7 @@ from palmette.evidence import uncertainty
 from palmette.marl.comm.api import Scene, Sizes, Talk, best_actions, between_others, values_at
 from palmette.marl.comm.features import Features
 from palmette.marl.comm.gate import Gate
-from palmette.marl.comm.letters import Boxes, Forgotten, Mail
+from palmette.marl.comm.letters import Boxes, Forgotten, Mail, Send
 from palmette.marl.comm.random import draw_links
 
 
@@ -86,26 +86,26 @@ class T2macPlus(nn.Module):
         if scene.trust_MN is not None:
             weight_MN = weight_MN * scene.trust_MN
         letter_MNX = self._letters(hidden_MNH, weight_MN)
-        everything = Mail(links_MNN=between_others(hidden_MNH))
         held_open = scene.open_all or self.config.gate == "all"
-        mail, logits_MNN = everything, None
+        gated, logits_MNN = None, None
         if scene.learning or not held_open:
-            mail, logits_MNN = self._send(hidden_MNH, letter_MNX.detach() if held_open else letter_MNX, scene)
-        acts = everything if held_open else mail
+            gated, logits_MNN = self._send(hidden_MNH, letter_MNX.detach() if held_open else letter_MNX, scene)
+        acts = self._tell_all(letter_MNX, scene) if held_open or gated is None else gated
         seen_MNH = self.features.seen(hidden_MNH)
         q_MNA = self.features.decide(seen_MNH, self._mean(acts.pooled(letter_MNX, scene.arrives_MNN)))
         talk = Talk(q_MNA=q_MNA, links_MNN=acts.links_MNN, selector_MNN=logits_MNN)
         if not scene.learning:
             return talk
+        every_MNN = between_others(hidden_MNH)
         if self.config.rehearse and not held_open:
-            all_open_MNA = self.features.decide(seen_MNH, self._mean(everything.pooled(letter_MNX)))
-            talk = replace(talk, all_open_MNA=all_open_MNA)
+            pooled_MNX = Mail(links_MNN=every_MNN).pooled(letter_MNX)
+            talk = replace(talk, all_open_MNA=self.features.decide(seen_MNH, self._mean(pooled_MNX)))
         if self.config.label == "uncertainty":
-            sure_MNN = weight_MN.detach()[..., None] * everything.links_MNN
+            sure_MNN = weight_MN.detach()[..., None] * every_MNN
             return replace(talk, labels_MNN=(sure_MNN > self.config.least).float())
         # In a warm-up, letters are those that the gate would have sent: else none would ever be out of date.
-        acts = mail if self.config.keep else acts
-        beside_MNN = everything.links_MNN if self.config.beside == "all" else acts.links_MNN
+        acts = gated if gated is not None and self.config.keep else acts
+        beside_MNN = every_MNN if self.config.beside == "all" else acts.links_MNN
         regret_MNN = self._regret(seen_MNH, letter_MNX, beside_MNN, acts.held_MNNX, scene.avail_MNA)
         if self.config.label == "regret":
             return replace(talk, labels_MNN=(regret_MNN > self.config.least).float())
@@ -139,7 +139,7 @@ class T2macPlus(nn.Module):
         return pooled_XX[..., :-1] / (1 + pooled_XX[..., -1:].clamp(min=0))  # a difference of sums may round below 0
 
     def _send(self, hidden_MNH: Tensor, letter_MNX: Tensor, scene: Scene) -> tuple[Mail, Tensor]:
-        """Return (what is sent and what was there before, the gate's logits_MNN)."""
+        """Return (what the gate sends and what was there before, its logits_MNN)."""
         logits: list[Tensor] = []
 
         def send(rows: slice, told_XNNH: Tensor | None) -> Tensor:
@@ -149,10 +149,18 @@ class T2macPlus(nn.Module):
                 return draw_links(hidden_MNH[rows], self.config.rate, scene.generator)
             return links_XNN
 
+        return self._exchange(letter_MNX, send, scene), torch.cat(logits)
+
+    def _tell_all(self, letter_MNX: Tensor, scene: Scene) -> Mail:
+        """Return what is sent over open links; what was there before matters only where something may get lost."""
+        every_MNN = between_others(letter_MNX)
+        if scene.arrives_MNN is None:
+            return Mail(links_MNN=every_MNN)
+        return self._exchange(letter_MNX, lambda rows, _: every_MNN[rows], scene)
+
+    def _exchange(self, letter_MNX: Tensor, send: Send, scene: Scene) -> Mail:
         letters = scene.letters or Boxes() if self.config.keep else Forgotten()
-        note_MNH = self.gate.note(self._mean(letter_MNX))
-        mail = letters.exchange(letter_MNX, note_MNH, send, scene.arrives_MNN)
-        return mail, torch.cat(logits)
+        return letters.exchange(letter_MNX, self.gate.note(self._mean(letter_MNX)), send, scene.arrives_MNN)
 
     @torch.no_grad()
     def _regret(
