@@ -199,7 +199,7 @@ def test_plus_prices_are_the_regret_of_not_hearing_one(confidence, mix, beside, 
                 heard = sum(said_MNH[at] for at in heard_from) if heard_from else torch.zeros(16).double()
                 if mix == "share":
                     heard = heard / (1 + sum(loud_MN[at] for at in heard_from))
-                return comm.features.decide(comm.features.seen(hidden_MNH[row, j]), comm.features.heard(heard))
+                return comm.features.decide(comm.features.seen(hidden_MNH[row, j]) + comm.features.heard(heard))
 
             for i in set(range(4)) - {j}:
                 others = []
@@ -242,7 +242,7 @@ def test_plus_hears_each_sender_by_its_share_of_fused_belief():
             share_MN = trusted_MNK[:, others].sum(-1) / (fused_MK.shape[-1] + fused_MK.sum(-1, keepdim=True))
             torch.testing.assert_close(share_MN.sum(-1), 1 - uncertainty(fused_MK))
             heard_MH = (share_MN[..., None] * comm.features.value(hidden_MNH[:, others])).sum(1)
-            expected_MA = comm.features.decide(comm.features.seen(hidden_MNH[:, j]), comm.features.heard(heard_MH))
+            expected_MA = comm.features(hidden_MNH[:, j], heard_MH)
             torch.testing.assert_close(q_MNA[:, j], expected_MA)
 
 

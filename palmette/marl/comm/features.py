@@ -25,8 +25,8 @@ class Features(nn.Module):
 
     def forward(self, hidden_MNH: Tensor, heard_MNH: Tensor) -> Tensor:
         """Return q_MNA of what each agent saw and the messages that it heard, put together."""
-        return self.decide(self.seen(hidden_MNH), self.heard(heard_MNH))
+        return self.decide(self.seen(hidden_MNH) + self.heard(heard_MNH))
 
-    def decide(self, seen_MXH: Tensor, heard_MXH: Tensor) -> Tensor:
-        """Return q_MXA of what an agent saw and heard, each after its half of the head's first layer."""
-        return self.out(torch.relu_(seen_MXH + heard_MXH))
+    def decide(self, known_MXH: Tensor) -> Tensor:
+        """Return q_MXA of the sum of what an agent `seen` and `heard`, which is overwritten."""
+        return self.out(torch.relu_(known_MXH))

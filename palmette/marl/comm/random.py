@@ -8,7 +8,7 @@ from torch import Tensor
 
 from palmette.marl.comm.api import Plain, Scene, Sizes, Talk, between_others
 from palmette.marl.comm.features import Features
-from palmette.marl.comm.letters import Boxes, Forgotten
+from palmette.marl.comm.letters import Forgotten
 
 
 class RandomConfig(BaseModel):
@@ -30,7 +30,7 @@ class RandomLinks(Plain):
     def forward(self, hidden_MNH: Tensor, scene: Scene) -> Talk:
         """Return values after a draw of links."""
         message_MNH = self.features.messages(hidden_MNH)
-        letters = scene.letters or Boxes() if self._keep else Forgotten()
+        letters = scene.letters if self._keep and scene.letters else Forgotten()
         mail = letters.exchange(
             message_MNH,
             message_MNH[..., :0],  # who draws takes no notes

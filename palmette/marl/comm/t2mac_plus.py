@@ -22,7 +22,7 @@ from palmette.evidence import uncertainty
 from palmette.marl.comm.api import Scene, Sizes, Talk, best_actions, between_others, values_at
 from palmette.marl.comm.features import Features
 from palmette.marl.comm.gate import Gate
-from palmette.marl.comm.letters import Boxes, Forgotten, Mail, Send
+from palmette.marl.comm.letters import Forgotten, Mail, Send
 from palmette.marl.comm.random import draw_links
 
 
@@ -92,14 +92,14 @@ class T2macPlus(nn.Module):
             gated, logits_MNN = self._send(hidden_MNH, letter_MNX.detach() if held_open else letter_MNX, scene)
         acts = self._tell_all(letter_MNX, scene) if held_open or gated is None else gated
         seen_MNH = self.features.seen(hidden_MNH)
-        q_MNA = self.features.decide(seen_MNH, self._mean(acts.pooled(letter_MNX, scene.arrives_MNN)))
+        q_MNA = self.features.decide(seen_MNH + self._mean(acts.pooled(letter_MNX, scene.arrives_MNN)))
         talk = Talk(q_MNA=q_MNA, links_MNN=acts.links_MNN, selector_MNN=logits_MNN)
         if not scene.learning:
             return talk
         every_MNN = between_others(hidden_MNH)
         if self.config.rehearse and not held_open:
             pooled_MNX = Mail(links_MNN=every_MNN).pooled(letter_MNX)
-            talk = replace(talk, all_open_MNA=self.features.decide(seen_MNH, self._mean(pooled_MNX)))
+            talk = replace(talk, all_open_MNA=self.features.decide(seen_MNH + self._mean(pooled_MNX)))
         if self.config.label == "uncertainty":
             sure_MNN = weight_MN.detach()[..., None] * every_MNN
             return replace(talk, labels_MNN=(sure_MNN > self.config.least).float())
@@ -159,7 +159,7 @@ class T2macPlus(nn.Module):
         return self._exchange(letter_MNX, lambda rows, _: every_MNN[rows], scene)
 
     def _exchange(self, letter_MNX: Tensor, send: Send, scene: Scene) -> Mail:
-        letters = scene.letters or Boxes() if self.config.keep else Forgotten()
+        letters = scene.letters if self.config.keep and scene.letters else Forgotten()
         return letters.exchange(letter_MNX, self.gate.note(self._mean(letter_MNX)), send, scene.arrives_MNN)
 
     @torch.no_grad()
@@ -174,9 +174,9 @@ class T2macPlus(nn.Module):
         now_MNX = Mail(links_MNN=links_MNN, held_MNNX=held_MNNX).pooled(letter_MNX)
         change_MNNX = letter_MNX[:, :, None] if held_MNNX is None else letter_MNX[:, :, None] - held_MNNX
         # Had it been otherwise on one link: either that, or what is now, is with the letter, the other one without.
-        other_MNNX = now_MNX[:, None] + (1 - 2 * links_MNN)[..., None] * change_MNNX
-        now_M1NA = self.features.decide(seen_MNH, self._mean(now_MNX))[:, None]
-        other_MNNA = self.features.decide(seen_MNH[:, None], self._mean(other_MNNX))
+        other_MNNX = ((1 - 2 * links_MNN)[..., None] * change_MNNX).add_(now_MNX[:, None])
+        now_M1NA = self.features.decide(seen_MNH + self._mean(now_MNX))[:, None]
+        other_MNNA = self.features.decide(self._mean(other_MNNX).add_(seen_MNH[:, None]))
         sent_MNN1, avail_MNNA = links_MNN[..., None] > 0, avail_MNA[:, None]
         with_MNNA = torch.where(sent_MNN1, now_M1NA, other_MNNA)
         chosen_MNN = best_actions(torch.where(sent_MNN1, other_MNNA, now_M1NA), avail_MNNA)
