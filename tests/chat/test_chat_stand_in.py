@@ -17,9 +17,12 @@ words = st.text(st.characters(exclude_categories=["Cs"]), max_size=90) | st.samp
 
 
 @st.composite
-def conversations(draw: st.DrawFn) -> list[Message]:
-    """Return turns of a user, an assistant and tools, with and without reasoning; the last message is an answer."""
-    messages = [Message(role="system", content=draw(words))] * draw(st.booleans())
+def conversations(draw: st.DrawFn, *, calls: int = 2) -> list[Message]:
+    """Return turns of a user, an assistant and tools, with and without reasoning; the last message is an answer.
+
+    At most so many calls at once; with none there is no system either.
+    """
+    messages = [Message(role="system", content=draw(words))] * (calls > 0 and draw(st.booleans()))
     messages.append(Message(role="user", content=draw(words)))
     thinks = draw(st.booleans())
     for turn in range(draw(st.integers(1, 9))):
@@ -28,7 +31,7 @@ def conversations(draw: st.DrawFn) -> list[Message]:
             messages += [Message(role="tool", content=draw(words), tool_call_id=c.id) for c in said.tool_calls]
             if not said.tool_calls:
                 messages.append(Message(role="user", content=draw(words)))
-        names = draw(st.lists(st.sampled_from("fgh"), max_size=2))
+        names = draw(st.lists(st.sampled_from("fgh"), max_size=calls))
         made = tuple(ToolCall(id=f"c{turn}{n}", name=name, arguments={"a": "<x>"}) for n, name in enumerate(names))
         thought = draw(words).strip() or None if thinks else None
         messages.append(Message(role="assistant", content=draw(words).strip(), tool_calls=made, reasoning=thought))
@@ -37,9 +40,10 @@ def conversations(draw: st.DrawFn) -> list[Message]:
 
 @pytest.mark.parametrize("kind", ["chatml", "llama", "rewriter", "plain", "embedded"])
 @settings(max_examples=25, deadline=None)
-@given(messages=conversations(), text=words, asks=st.booleans(), offered=st.integers(0, 3))
-def test_what_is_new_is_told_as_behind_the_whole(kind, renderers, messages, text, asks, offered):
+@given(data=st.data(), text=words, asks=st.booleans(), offered=st.integers(0, 3))
+def test_what_is_new_is_told_as_behind_the_whole(kind, renderers, data, text, asks, offered):
     renderer = renderers[kind]
+    messages = data.draw(conversations(calls={"llama": 1, "plain": 0}.get(kind, 2)))  # what their templates take
     assert renderer._local, "none of these templates looks far back"
     new = [Message(role="tool", content=text, tool_call_id=call.id) for call in messages[-1].tool_calls]
     if asks or not new:

@@ -160,9 +160,11 @@ async def test_failures_are_known_before_the_agent_knows(
 
     # A process that dies takes its sessions with it, and no others.
     victim = owner_of(session.key, 2)
-    gateway._crew._programs[victim].kill()
+    program = gateway._crew._programs[victim]
+    program.kill()
     while victim in gateway._crew._listening:
         await asyncio.sleep(0.001)
+    await program.wait()  # until then its port may still take connections
     assert session.failure is Failure.ENGINE_ERROR
     async with aiohttp.ClientSession() as fresh:
         async with fresh.post(url, json={"messages": [USER]}) as response:
