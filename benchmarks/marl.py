@@ -39,6 +39,9 @@ from palmette.run import write_atomic
 _SLOW = {"epsilon_steps": 400_000}  # Hallway learns with slow exploration only
 # What moves without end learns too little from an update every 120 steps (pilots, docs/log.md).
 _OFTEN = {"update_every": 60, "batch": 16, "target_every": 50, "lr": 0.001}
+# Allies see 3 far and shoot 5; who runs away for 50 steps has not won. Mixed maps take much longer (pilots).
+_BATTLE = {"game": "smax", "learn": {"update_every": 40, "epsilon_steps": 50_000}}
+_NEAR = {"sight_range": 3.0, "limit": 50}
 GAMES: dict[str, dict[str, Any]] = {
     "scout-3x2": {"game": "scout", "steps": 450_000, "learn": {"update_every": 150}},
     "scout-5x3": {
@@ -75,19 +78,8 @@ GAMES: dict[str, dict[str, Any]] = {
         "learn": {**_OFTEN, "reward_scale": 0.1},
         "predators": {"predators": 5, "view_radius": 0.5},
     },
-    # Allies see 3 far and shoot 5; who runs away for 50 steps has not won. Mixed maps take much longer (pilots).
-    "smax-3m-near": {
-        "game": "smax",
-        "steps": 100_000,
-        "learn": {"update_every": 40, "epsilon_steps": 50_000},
-        "smax": {"map": "3m", "sight_range": 3.0, "limit": 50},
-    },
-    "smax-8m-near": {
-        "game": "smax",
-        "steps": 80_000,
-        "learn": {"update_every": 40, "epsilon_steps": 50_000},
-        "smax": {"map": "8m", "sight_range": 3.0, "limit": 50},
-    },
+    "smax-3m-near": {**_BATTLE, "steps": 100_000, "smax": {**_NEAR, "map": "3m"}},
+    "smax-8m-near": {**_BATTLE, "steps": 80_000, "smax": {**_NEAR, "map": "8m"}},
 }
 ABLATION = [  # each ingredient of T2MAC+ without it or otherwise, and of T2MAC what the paper leaves open
     "t2mac_plus",

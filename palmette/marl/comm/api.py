@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from palmette.marl.comm.letters import Letters
+from palmette.marl.comm.letters import Forgotten, Letters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Scene:
     news_MNN: Tensor | None = None  # bool: which link carries news, where the game can tell
     arrives_MNN: Tensor | None = None  # 1 or 0: what the channel lets through; None: everything
     trust_MN: Tensor | None = None  # in each sender, 0..1, where trust discounts what it says; None: full trust
-    letters: Letters | None = None  # what receivers had before, for methods that keep it; None: nothing yet
+    letters: Letters = field(default_factory=Forgotten)  # what receivers had before, for methods that keep it
     open_all: bool = False  # a warm-up: a gate that learns is held open
     learning: bool = False  # also compute labels and further losses
 

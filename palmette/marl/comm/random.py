@@ -30,7 +30,7 @@ class RandomLinks(Plain):
     def forward(self, hidden_MNH: Tensor, scene: Scene) -> Talk:
         """Return values after a draw of links."""
         message_MNH = self.features.messages(hidden_MNH)
-        letters = scene.letters if self._keep and scene.letters else Forgotten()
+        letters = scene.letters if self._keep else Forgotten()
         mail = letters.exchange(
             message_MNH,
             message_MNH[..., :0],  # who draws takes no notes

@@ -159,7 +159,7 @@ class T2macPlus(nn.Module):
         return self._exchange(letter_MNX, lambda rows, _: every_MNN[rows], scene)
 
     def _exchange(self, letter_MNX: Tensor, send: Send, scene: Scene) -> Mail:
-        letters = scene.letters if self.config.keep and scene.letters else Forgotten()
+        letters = scene.letters if self.config.keep else Forgotten()
         return letters.exchange(letter_MNX, self.gate.note(self._mean(letter_MNX)), send, scene.arrives_MNN)
 
     @torch.no_grad()
