@@ -17,22 +17,18 @@ from palmette.marl.live import Live
 
 # (which of the M rows, the notes of what was last said to whom in these, told_XNNY, if any are kept) -> links_XNN now
 Send = Callable[[slice, Tensor | None], Tensor]
+# (R rows of the M, for each a receiver in it) -> what these had of each sender before, held_RNX
+Held = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mail:
-    """What a round of letters came to: sender before receiver, 0 where there was none."""
+    """What a round of letters came to: sender before receiver."""
 
-    links_MNN: Tensor  # 1 where one was sent
-    held_MNNX: Tensor | None = None  # the last one of before, as its receiver has it; None: nobody keeps any
-
-    def pooled(self, letter_MNX: Tensor, arrives_MNN: Tensor | None = None) -> Tensor:
-        """Return for each receiver the sum_MNX of the latest letters that it has."""
-        arrived_MNN = self.links_MNN if arrives_MNN is None else self.links_MNN * arrives_MNN
-        pooled_MNX = arrived_MNN.transpose(1, 2) @ letter_MNX
-        if self.held_MNNX is None:
-            return pooled_MNX
-        return pooled_MNX + ((1 - arrived_MNN)[..., None] * self.held_MNNX).sum(1)
+    links_MNN: Tensor  # 1 where one was sent, 0 where not
+    pooled_MNX: Tensor  # for each receiver the sum of the latest letters that it now has
+    held: Held | None = None  # None: nobody keeps any
+    told_MNNY: Tensor | None = None  # notes of what was last said to whom, as they were when this was sent
 
 
 class Letters(Protocol):
@@ -48,7 +44,7 @@ class Forgotten:
 
     def exchange(self, letter_MNX: Tensor, note_MNY: Tensor, send: Send, arrives_MNN: Tensor | None = None) -> Mail:
         """See `Letters`."""
-        return Mail(links_MNN=send(slice(len(letter_MNX)), None))
+        return sent_now(letter_MNX, send(slice(len(letter_MNX)), None), arrives_MNN)
 
 
 class Boxes:
@@ -66,12 +62,18 @@ class Boxes:
             self._told_MNNY = note_MNY.new_zeros(rows, agents, agents, note_MNY.shape[-1])
             self._held_MNNX = letter_MNX.new_zeros(rows, agents, agents, letter_MNX.shape[-1])
         held_MNNX = self._held_MNNX
-        links_MNN = send(slice(rows), self._told_MNNY)
+        told_MNNY = self._told_MNNY
+        links_MNN = send(slice(rows), told_MNNY)
         arrived_MNN = links_MNN if arrives_MNN is None else links_MNN * arrives_MNN
         known_MNN = arrived_MNN if self._acknowledged else links_MNN
-        self._told_MNNY = torch.where(known_MNN[..., None] > 0, note_MNY[:, :, None], self._told_MNNY)
+        self._told_MNNY = torch.where(known_MNN[..., None] > 0, note_MNY[:, :, None], told_MNNY)
         self._held_MNNX = torch.where(arrived_MNN[..., None] > 0, letter_MNX[:, :, None], held_MNNX)
-        return Mail(links_MNN=links_MNN, held_MNNX=held_MNNX)
+        return Mail(
+            links_MNN=links_MNN,
+            pooled_MNX=self._held_MNNX.sum(1),
+            held=lambda row_R, receiver_R: held_MNNX[row_R, :, receiver_R],
+            told_MNNY=told_MNNY,
+        )
 
 
 class Rounds:
@@ -89,16 +91,30 @@ class Rounds:
             raise ValueError("nothing is learned over a channel that loses messages")
         rows, agents, _ = letter_MNX.shape
         place_MN1 = torch.arange(1, rows * agents + 1, device=letter_MNX.device).view(rows, agents, 1)
-        noted_ZY = _by_place(note_MNY)
+        noted_ZY, said_ZX = _by_place(note_MNY), _by_place(letter_MNX)
         latest_ENN = place_MN1.new_zeros(self._count_T[0], agents, agents)  # the place of the letter held; 0: none
-        before, links, begin = [], [], 0
+        before, after, links, begin = [], [], [], 0
         for count in self._count_T:
             step = slice(begin, begin + count)
             before.append(latest_ENN[:count])
-            links.append(send(step, _taken(noted_ZY, before[-1])))
+            with torch.no_grad():  # going back, each step would fill a tensor of all notes
+                links.append(send(step, _taken(noted_ZY, before[-1])))
             latest_ENN = torch.where(links[-1] > 0, place_MN1[step], before[-1])
+            after.append(latest_ENN)
             begin += count
-        return Mail(links_MNN=torch.cat(links), held_MNNX=_taken(_by_place(letter_MNX), torch.cat(before)))
+        before_MNN = torch.cat(before)
+        return Mail(
+            links_MNN=torch.cat(links),
+            pooled_MNX=_taken(said_ZX, torch.cat(after)).sum(1),
+            held=lambda row_R, receiver_R: _taken(said_ZX.detach(), before_MNN[row_R, :, receiver_R]),
+            told_MNNY=_taken(noted_ZY, before_MNN),
+        )
+
+
+def sent_now(letter_MNX: Tensor, links_MNN: Tensor, arrives_MNN: Tensor | None = None) -> Mail:
+    """Return the mail of a round of which nobody will keep anything, nor has kept anything before."""
+    arrived_MNN = links_MNN if arrives_MNN is None else links_MNN * arrives_MNN
+    return Mail(links_MNN=links_MNN, pooled_MNX=arrived_MNN.transpose(1, 2) @ letter_MNX)
 
 
 def _by_place(said_MNX: Tensor) -> Tensor:
@@ -106,6 +122,6 @@ def _by_place(said_MNX: Tensor) -> Tensor:
     return torch.cat([said_MNX.new_zeros(1, said_MNX.shape[-1]), said_MNX.flatten(0, 1)])
 
 
-def _taken(said_ZX: Tensor, place_XNN: Tensor) -> Tensor:
-    """Return what lies in those places, _XNNX; not by an index of two axes, which goes back many times slower."""
-    return said_ZX.index_select(0, place_XNN.flatten()).view(*place_XNN.shape, -1)
+def _taken(said_ZX: Tensor, place_Y: Tensor) -> Tensor:
+    """Return what lies in those places, of any shape; not by an index of two axes, which goes back much slower."""
+    return said_ZX.index_select(0, place_Y.flatten()).view(*place_Y.shape, -1)

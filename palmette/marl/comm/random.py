@@ -37,7 +37,7 @@ class RandomLinks(Plain):
             lambda rows, _: draw_links(hidden_MNH[rows], self._rate, scene.generator),
             scene.arrives_MNN,
         )
-        q_MNA = self.features(hidden_MNH, mail.pooled(message_MNH, scene.arrives_MNN))
+        q_MNA = self.features(hidden_MNH, mail.pooled_MNX)
         return Talk(q_MNA=q_MNA, links_MNN=mail.links_MNN)
 
 

@@ -22,7 +22,7 @@ from palmette.evidence import uncertainty
 from palmette.marl.comm.api import Scene, Sizes, Talk, best_actions, between_others, values_at
 from palmette.marl.comm.features import Features
 from palmette.marl.comm.gate import Gate
-from palmette.marl.comm.letters import Forgotten, Mail, Send
+from palmette.marl.comm.letters import Forgotten, Mail, Send, sent_now
 from palmette.marl.comm.random import draw_links
 
 
@@ -92,21 +92,22 @@ class T2macPlus(nn.Module):
             gated, logits_MNN = self._send(hidden_MNH, letter_MNX.detach() if held_open else letter_MNX, scene)
         acts = self._tell_all(letter_MNX, scene) if held_open or gated is None else gated
         seen_MNH = self.features.seen(hidden_MNH)
-        q_MNA = self.features.decide(seen_MNH + self._mean(acts.pooled(letter_MNX, scene.arrives_MNN)))
+        q_MNA = self.features.decide(seen_MNH + self._mean(acts.pooled_MNX))
         talk = Talk(q_MNA=q_MNA, links_MNN=acts.links_MNN, selector_MNN=logits_MNN)
         if not scene.learning:
             return talk
         every_MNN = between_others(hidden_MNH)
         if self.config.rehearse and not held_open:
-            pooled_MNX = Mail(links_MNN=every_MNN).pooled(letter_MNX)
-            talk = replace(talk, all_open_MNA=self.features.decide(seen_MNH + self._mean(pooled_MNX)))
+            everything_MNX = sent_now(letter_MNX, every_MNN).pooled_MNX
+            talk = replace(talk, all_open_MNA=self.features.decide(seen_MNH + self._mean(everything_MNX)))
         if self.config.label == "uncertainty":
             sure_MNN = weight_MN.detach()[..., None] * every_MNN
             return replace(talk, labels_MNN=(sure_MNN > self.config.least).float())
         # In a warm-up, letters are those that the gate would have sent: else none would ever be out of date.
         acts = gated if gated is not None and self.config.keep else acts
-        beside_MNN = every_MNN if self.config.beside == "all" else acts.links_MNN
-        regret_MNN = self._regret(seen_MNH, letter_MNX, beside_MNN, acts.held_MNNX, scene.avail_MNA)
+        if self.config.beside == "all":
+            acts = replace(sent_now(letter_MNX, every_MNN), held=acts.held)
+        regret_MNN = self._regret(seen_MNH, letter_MNX, acts, scene.avail_MNA)
         if self.config.label == "regret":
             return replace(talk, labels_MNN=(regret_MNN > self.config.least).float())
         prices_MNN = regret_MNN / (self.config.price * _spread(q_MNA.detach(), scene))
@@ -149,13 +150,16 @@ class T2macPlus(nn.Module):
                 return draw_links(hidden_MNH[rows], self.config.rate, scene.generator)
             return links_XNN
 
-        return self._exchange(letter_MNX, send, scene), torch.cat(logits)
+        mail = self._exchange(letter_MNX, send, scene)
+        if scene.learning and mail.told_MNNY is not None:  # the same once more, of all steps in one call
+            return mail, self.gate(hidden_MNH, mail.told_MNNY)[0]
+        return mail, torch.cat(logits)
 
     def _tell_all(self, letter_MNX: Tensor, scene: Scene) -> Mail:
         """Return what is sent over open links; what was there before matters only where something may get lost."""
         every_MNN = between_others(letter_MNX)
         if scene.arrives_MNN is None:
-            return Mail(links_MNN=every_MNN)
+            return sent_now(letter_MNX, every_MNN)
         return self._exchange(letter_MNX, lambda rows, _: every_MNN[rows], scene)
 
     def _exchange(self, letter_MNX: Tensor, send: Send, scene: Scene) -> Mail:
@@ -163,26 +167,29 @@ class T2macPlus(nn.Module):
         return letters.exchange(letter_MNX, self.gate.note(self._mean(letter_MNX)), send, scene.arrives_MNN)
 
     @torch.no_grad()
-    def _regret(
-        self, seen_MNH: Tensor, letter_MNX: Tensor, links_MNN: Tensor, held_MNNX: Tensor | None, avail_MNA: Tensor
-    ) -> Tensor:
-        """Return the regret_MNN of not sending a letter, beside all that is sent over the other `links_MNN`.
+    def _regret(self, seen_MNH: Tensor, letter_MNX: Tensor, mail: Mail, avail_MNA: Tensor) -> Tensor:
+        """Return the regret_MNN of not sending a letter, beside all else that is in the `mail`.
 
         By how much the receiver's choice with the letter it has falls short of its choice with this one, both valued
-        with this one.
+        with this one. Nothing is asked of receivers who have no choice.
         """
-        now_MNX = Mail(links_MNN=links_MNN, held_MNNX=held_MNNX).pooled(letter_MNX)
-        change_MNNX = letter_MNX[:, :, None] if held_MNNX is None else letter_MNX[:, :, None] - held_MNNX
+        row_R, receiver_R = (avail_MNA.sum(-1) > 1).nonzero(as_tuple=True)
+        links_RN, avail_R1A = mail.links_MNN[row_R, :, receiver_R], avail_MNA[row_R, receiver_R, None]
+        seen_R1H, now_R1X = seen_MNH[row_R, receiver_R, None], mail.pooled_MNX[row_R, receiver_R, None]
+        change_RNX = letter_MNX.index_select(0, row_R)
+        if mail.held is not None:
+            change_RNX.sub_(mail.held(row_R, receiver_R))
         # Had it been otherwise on one link: either that, or what is now, is with the letter, the other one without.
-        other_MNNX = ((1 - 2 * links_MNN)[..., None] * change_MNNX).add_(now_MNX[:, None])
-        now_M1NA = self.features.decide(seen_MNH + self._mean(now_MNX))[:, None]
-        other_MNNA = self.features.decide(self._mean(other_MNNX).add_(seen_MNH[:, None]))
-        sent_MNN1, avail_MNNA = links_MNN[..., None] > 0, avail_MNA[:, None]
-        with_MNNA = torch.where(sent_MNN1, now_M1NA, other_MNNA)
-        chosen_MNN = best_actions(torch.where(sent_MNN1, other_MNNA, now_M1NA), avail_MNNA)
-        best_MNN = best_actions(with_MNNA, avail_MNNA)
-        regret_MNN = values_at(with_MNNA, best_MNN) - values_at(with_MNNA, chosen_MNN)
-        return regret_MNN * between_others(seen_MNH)
+        other_RNX = change_RNX.mul_((1 - 2 * links_RN)[..., None]).add_(now_R1X)
+        now_R1A = self.features.decide(seen_R1H + self._mean(now_R1X))
+        other_RNA = self.features.decide(self._mean(other_RNX).add_(seen_R1H))
+        sent_RN1 = links_RN[..., None] > 0
+        with_RNA = torch.where(sent_RN1, now_R1A, other_RNA)
+        chosen_RN = best_actions(torch.where(sent_RN1, other_RNA, now_R1A), avail_R1A)
+        best_RN = best_actions(with_RNA, avail_R1A)
+        regret_RN = values_at(with_RNA, best_RN) - values_at(with_RNA, chosen_RN)
+        regret_MNN = torch.zeros_like(mail.links_MNN).transpose(1, 2).index_put((row_R, receiver_R), regret_RN)
+        return regret_MNN.transpose(1, 2) * between_others(seen_MNH)
 
 
 def _spread(q_MNA: Tensor, scene: Scene) -> Tensor:
