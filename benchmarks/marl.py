@@ -74,8 +74,8 @@ GAMES: dict[str, dict[str, Any]] = {
     },
     "predators-near": {
         "game": "predators",
-        "steps": 200_000,
-        "learn": {**_OFTEN, "reward_scale": 0.1},
+        "steps": 400_000,
+        "learn": {**_OFTEN, "batch": 32, "reward_scale": 0.1},
         "predators": {"predators": 5, "view_radius": 0.5},
     },
     "smax-3m-near": {**_BATTLE, "steps": 100_000, "smax": {**_NEAR, "map": "3m"}},
