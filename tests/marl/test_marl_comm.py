@@ -47,6 +47,7 @@ def scene(**changes):
     generator = torch.Generator().manual_seed(5)
     avail_MNA = torch.rand(ROWS, 4, 5, generator=generator) < 0.7
     avail_MNA[..., 2] = True
+    avail_MNA[0, 1] = torch.arange(5) == 2  # one who has no choice
     news_MNN = (torch.rand(ROWS, 4, 4, generator=generator) < 0.4) & ~torch.eye(4, dtype=torch.bool)
     plain = Scene(
         avail_MNA=avail_MNA,
