@@ -85,11 +85,6 @@ def between_others(like_MN: Tensor) -> Tensor:
     return (1 - torch.eye(agents, device=like_MN.device, dtype=like_MN.dtype)).expand(rows, agents, agents)
 
 
-def received(links_MNN: Tensor, scene: Scene) -> Tensor:
-    """Return the links_MNN whose messages arrive."""
-    return links_MNN if scene.arrives_MNN is None else links_MNN * scene.arrives_MNN
-
-
 def best_actions(q_MXA: Tensor, avail_MXA: Tensor) -> Tensor:
     """Return the available action_MX of the highest value; extra axes broadcast."""
     return q_MXA.masked_fill(~avail_MXA, -torch.inf).argmax(-1)

@@ -8,8 +8,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from palmette.marl.comm.api import Plain, Scene, Sizes, Talk, between_others, received
+from palmette.marl.comm.api import Plain, Scene, Sizes, Talk, between_others
 from palmette.marl.comm.features import Features
+from palmette.marl.comm.letters import received
 
 
 class FullConfig(BaseModel):
@@ -35,7 +36,7 @@ class Full(Plain):
     def forward(self, hidden_MNH: Tensor, scene: Scene) -> Talk:
         """Return values after everybody has told everybody."""
         links_MNN = between_others(hidden_MNH)
-        heard_MNN = received(links_MNN, scene)
+        heard_MNN = received(links_MNN, scene.arrives_MNN)
         if self.query is not None and self.key is not None:
             score_MNN = self.key(hidden_MNH) @ self.query(hidden_MNH).transpose(1, 2) / hidden_MNH.shape[-1] ** 0.5
             share_MNN = torch.softmax(score_MNN.masked_fill(heard_MNN == 0, -1e9), 1)

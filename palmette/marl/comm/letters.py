@@ -28,7 +28,7 @@ class Mail:
     links_MNN: Tensor  # 1 where one was sent, 0 where not
     pooled_MNX: Tensor  # for each receiver the sum of the latest letters that it now has
     held: Held | None = None  # None: nobody keeps any
-    told_MNNY: Tensor | None = None  # notes of what was last said to whom, as they were when this was sent
+    told: Callable[[], Tensor] | None = None  # notes of what was last said to whom before, told_MNNY
 
 
 class Letters(Protocol):
@@ -64,7 +64,7 @@ class Boxes:
         held_MNNX = self._held_MNNX
         told_MNNY = self._told_MNNY
         links_MNN = send(slice(rows), told_MNNY)
-        arrived_MNN = links_MNN if arrives_MNN is None else links_MNN * arrives_MNN
+        arrived_MNN = received(links_MNN, arrives_MNN)
         known_MNN = arrived_MNN if self._acknowledged else links_MNN
         self._told_MNNY = torch.where(known_MNN[..., None] > 0, note_MNY[:, :, None], told_MNNY)
         self._held_MNNX = torch.where(arrived_MNN[..., None] > 0, letter_MNX[:, :, None], held_MNNX)
@@ -72,7 +72,7 @@ class Boxes:
             links_MNN=links_MNN,
             pooled_MNX=self._held_MNNX.sum(1),
             held=lambda row_R, receiver_R: held_MNNX[row_R, :, receiver_R],
-            told_MNNY=told_MNNY,
+            told=lambda: told_MNNY,
         )
 
 
@@ -93,28 +93,31 @@ class Rounds:
         place_MN1 = torch.arange(1, rows * agents + 1, device=letter_MNX.device).view(rows, agents, 1)
         noted_ZY, said_ZX = _by_place(note_MNY), _by_place(letter_MNX)
         latest_ENN = place_MN1.new_zeros(self._count_T[0], agents, agents)  # the place of the letter held; 0: none
-        before, after, links, begin = [], [], [], 0
+        before, links, begin = [], [], 0
         for count in self._count_T:
             step = slice(begin, begin + count)
             before.append(latest_ENN[:count])
             with torch.no_grad():  # going back, each step would fill a tensor of all notes
                 links.append(send(step, _taken(noted_ZY, before[-1])))
             latest_ENN = torch.where(links[-1] > 0, place_MN1[step], before[-1])
-            after.append(latest_ENN)
             begin += count
-        before_MNN = torch.cat(before)
+        before_MNN, links_MNN = torch.cat(before), torch.cat(links)
         return Mail(
-            links_MNN=torch.cat(links),
-            pooled_MNX=_taken(said_ZX, torch.cat(after)).sum(1),
+            links_MNN=links_MNN,
+            pooled_MNX=_taken(said_ZX, torch.where(links_MNN > 0, place_MN1, before_MNN)).sum(1),
             held=lambda row_R, receiver_R: _taken(said_ZX.detach(), before_MNN[row_R, :, receiver_R]),
-            told_MNNY=_taken(noted_ZY, before_MNN),
+            told=lambda: _taken(noted_ZY, before_MNN),
         )
 
 
 def sent_now(letter_MNX: Tensor, links_MNN: Tensor, arrives_MNN: Tensor | None = None) -> Mail:
     """Return the mail of a round of which nobody will keep anything, nor has kept anything before."""
-    arrived_MNN = links_MNN if arrives_MNN is None else links_MNN * arrives_MNN
-    return Mail(links_MNN=links_MNN, pooled_MNX=arrived_MNN.transpose(1, 2) @ letter_MNX)
+    return Mail(links_MNN=links_MNN, pooled_MNX=received(links_MNN, arrives_MNN).transpose(1, 2) @ letter_MNX)
+
+
+def received(links_MNN: Tensor, arrives_MNN: Tensor | None) -> Tensor:
+    """Return the links_MNN whose messages arrive; None: all do."""
+    return links_MNN if arrives_MNN is None else links_MNN * arrives_MNN
 
 
 def _by_place(said_MNX: Tensor) -> Tensor:

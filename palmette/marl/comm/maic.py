@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from palmette.marl.comm.api import Plain, Scene, Sizes, Talk, best_actions, between_others, received
+from palmette.marl.comm.api import Plain, Scene, Sizes, Talk, best_actions, between_others
+from palmette.marl.comm.letters import received
 from palmette.marl.comm.pairs import Pairs
 
 
@@ -60,7 +61,7 @@ class Maic(Plain):
         links_MNN = others_MNN
         if not scene.learning:
             links_MNN = others_MNN * (share_MNN >= self.config.cut / agents)
-        heard_MNN = share_MNN * received(links_MNN, scene)
+        heard_MNN = share_MNN * received(links_MNN, scene.arrives_MNN)
         q_MNA = self.head(hidden_MNH) + (heard_MNN[..., None] * bias_MNNA).sum(1)
         loss_M = None
         if scene.learning:

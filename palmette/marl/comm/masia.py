@@ -10,7 +10,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from palmette.marl.comm.api import Plain, Scene, Sizes, Talk, between_others, received
+from palmette.marl.comm.api import Plain, Scene, Sizes, Talk, between_others
+from palmette.marl.comm.letters import received
 
 
 class MasiaConfig(BaseModel):
@@ -43,7 +44,7 @@ class Masia(Plain):
     def forward(self, hidden_MNH: Tensor, scene: Scene) -> Talk:
         """Return values after everybody has told everybody and put together what it heard."""
         links_MNN = between_others(hidden_MNH)
-        arrived_MNN = received(links_MNN, scene) + torch.eye(hidden_MNH.shape[1], device=hidden_MNH.device)
+        arrived_MNN = received(links_MNN, scene.arrives_MNN) + torch.eye(hidden_MNH.shape[1], device=hidden_MNH.device)
         message_MNC = torch.relu(self.message(hidden_MNH))
         query_MNC, key_MNC, value_MNC = (part(message_MNC) for part in (self.query, self.key, self.value))
         score_MNN = query_MNC @ key_MNC.transpose(1, 2) / message_MNC.shape[-1] ** 0.5  # asks, is asked

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from palmette.errors import UserError
-from palmette.marl.comm.api import Plain, Scene, Sizes, Talk, received
+from palmette.marl.comm.api import Plain, Scene, Sizes, Talk
 from palmette.marl.comm.features import Features
+from palmette.marl.comm.letters import received
 
 
 class Oracle(Plain):
@@ -21,5 +22,5 @@ class Oracle(Plain):
         if scene.news_MNN is None:
             raise UserError("method oracle: this game cannot tell who has news for whom; choose another method")
         links_MNN = scene.news_MNN.to(hidden_MNH)
-        heard_MNH = received(links_MNN, scene).transpose(1, 2) @ self.features.messages(hidden_MNH)
+        heard_MNH = received(links_MNN, scene.arrives_MNN).transpose(1, 2) @ self.features.messages(hidden_MNH)
         return Talk(q_MNA=self.features(hidden_MNH, heard_MNH), links_MNN=links_MNN)

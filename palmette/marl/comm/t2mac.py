@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from palmette.evidence import discount, fuse_links, log_evidence, uncertainty_reduction
-from palmette.marl.comm.api import Scene, Sizes, Talk, between_others, received
+from palmette.marl.comm.api import Scene, Sizes, Talk, between_others
 from palmette.marl.comm.gate import Gate
+from palmette.marl.comm.letters import received
 from palmette.marl.comm.pairs import Pairs
 
 
@@ -59,7 +60,7 @@ class T2mac(nn.Module):
         if scene.learning or not scene.open_all:
             logits_MNN, gated_MNN = self.gate(hidden_MNH)
             links_MNN = links_MNN if scene.open_all else gated_MNN
-        fused_MNK = fuse_links(own_MNK, sent_MNNK, received(links_MNN, scene), self.config.reading)
+        fused_MNK = fuse_links(own_MNK, sent_MNNK, received(links_MNN, scene.arrives_MNN), self.config.reading)
         labels_MNN = None
         if scene.learning:
             fall_MNN = uncertainty_reduction(own_MNK[:, None], sent_MNNK).detach()

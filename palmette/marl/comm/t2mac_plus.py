@@ -151,8 +151,8 @@ class T2macPlus(nn.Module):
             return links_XNN
 
         mail = self._exchange(letter_MNX, send, scene)
-        if scene.learning and mail.told_MNNY is not None:  # the same once more, of all steps in one call
-            return mail, self.gate(hidden_MNH, mail.told_MNNY)[0]
+        if scene.learning and mail.told is not None:  # the same once more, of all steps in one call
+            return mail, self.gate(hidden_MNH, mail.told())[0]
         return mail, torch.cat(logits)
 
     def _tell_all(self, letter_MNX: Tensor, scene: Scene) -> Mail:

@@ -6,7 +6,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from palmette.marl.comm.api import Plain, Scene, Sizes, Talk, between_others, received
+from palmette.marl.comm.api import Plain, Scene, Sizes, Talk, between_others
+from palmette.marl.comm.letters import received
 
 
 class TarmacConfig(BaseModel):
@@ -33,7 +34,7 @@ class Tarmac(Plain):
         """Return values after everybody has told everybody, and each attended to some."""
         links_MNN = between_others(hidden_MNH)
         oneself_NN = torch.eye(hidden_MNH.shape[1], device=hidden_MNH.device)
-        heard_MNN = received(links_MNN, scene) + oneself_NN
+        heard_MNN = received(links_MNN, scene.arrives_MNN) + oneself_NN
         signature_MND, query_MND = self.signature(hidden_MNH), self.query(hidden_MNH)
         score_MNN = signature_MND @ query_MND.transpose(1, 2) / signature_MND.shape[-1] ** 0.5
         share_MNN = torch.softmax(score_MNN.masked_fill(heard_MNN == 0, -1e9), 1)
