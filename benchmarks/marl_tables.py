@@ -108,10 +108,15 @@ def _of_method(method: str, mine: list[Row], silent: list[float]) -> str:
         f"{messages:.1f}",
         gain,
         f"{minutes:.1f}",
-        "" if min(scores) < 0 else f"{sum(each >= SOLVED for each in scores)}/{len(scores)}",
+        _solved(scores),
         " ".join(f"{each:.2f}" for each in scores),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _solved(scores: list[float]) -> str:
+    """Return how many seeds solved their game; nothing where scores are no shares."""
+    return f"{sum(each >= SOLVED for each in scores)}/{len(scores)}" if 0 <= min(scores) <= max(scores) <= 1 else ""
 
 
 def _of_game(game: str, by_method: dict[str, list[Row]]) -> str:
