@@ -172,8 +172,10 @@ def told_by_lines(program: str, *arguments: str) -> Iterator[subprocess.Popen[st
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     yield process
     assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.close()
     process.wait(30)
+    process.stdout.close()
 
 
 @pytest.fixture
@@ -287,6 +289,9 @@ from palmette.gateway.ask import Ask
 renderer, journal = Renderer.from_dir(Path(sys.argv[1])), Path(sys.argv[2])
 end = renderer.stop_ids[0]
 
+def tell(what):  # print may be killed between a line and its end
+    os.write(1, f"{what}\\n".encode())
+
 async def turn(gateway, session, text):
     ask = Ask(messages=(Message(role="user", content=text),))
     call = session.ask(ask, gateway.engine, renderer)
@@ -299,22 +304,21 @@ async def serve():
     lasting = [session for session in gateway.sessions.values() if session.label] or [
         gateway.open_session(Sampling(), label=f"{n}") for n in range(3)
     ]
-    print("up", flush=True)
+    tell(os.getpid())
     while True:
         for session in lasting:
             said = f"{session.label} {session.turns}"
             await turn(gateway, session, said)
-            print(said, flush=True)  # acknowledged
+            tell(said)  # acknowledged
         passing = gateway.open_session(Sampling())
         await turn(gateway, passing, "y" * 3000)
         gateway.close_session(passing.key)
 
 for _ in sys.stdin:
-    if not (child := os.fork()):
+    if not os.fork():
         asyncio.run(serve())
-    print(child, flush=True)
     os.wait()
-    print("ended", flush=True)
+    tell("ended")
 """
 
 
@@ -334,8 +338,7 @@ async def test_killed_while_it_folds_nothing_is_lost(
     for round_ in range(10):
         churning.stdin.write("go\n")
         churning.stdin.flush()
-        lines = [await asyncio.to_thread(churning.stdout.readline) for _ in range(2)]
-        child = next(int(line) for line in lines if line[0].isdigit())
+        child = int(await asyncio.to_thread(churning.stdout.readline))
         await asyncio.sleep(0.1 + 0.017 * round_)
         os.kill(child, signal.SIGKILL)
         while (line := await asyncio.to_thread(churning.stdout.readline)) != "ended\n":
