@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from palmette.progress import Progress
 from palmette.run import RunDir, write_atomic
 
 _LAST = 3  # measurements whose mean is the result
+_SAVE_EVERY_S = 120  # what a crash costs at most; a full buffer is some 50 MB
 
 
 async def train_marl(recipe: MarlRecipe, run: RunDir) -> None:
@@ -67,6 +69,7 @@ async def _train(recipe: MarlRecipe, run: RunDir, seeds: Sequence[int]) -> None:
     words = _words(recipe)
     name = _stage(seeds[0]) if len(seeds) == 1 else f"train/{len(seeds)} seeds"
     already = sum(training.env_steps for training in trainings)
+    saved_s = time.monotonic()
     with Progress(name, recipe.steps * len(seeds), "steps", done=already) as bar:
         try:
             while left := cohort.unfinished:
@@ -86,10 +89,11 @@ async def _train(recipe: MarlRecipe, run: RunDir, seeds: Sequence[int]) -> None:
                     if training.finished:
                         _finish(training, run, _stage(training.seed), _saved(run, training.seed))
                 bar.update(sum(training.env_steps for training in left) - sum(before), **words)
+                if time.monotonic() - saved_s > _SAVE_EVERY_S:
+                    await _to_end(partial(_save, trainings, run))
+                    saved_s = time.monotonic()
         except asyncio.CancelledError:
-            for training in cohort.trainings:
-                if not run.stage_done(_stage(training.seed)):
-                    _save(training, _saved(run, training.seed))
+            _save(trainings, run)
             raise
 
 
@@ -126,8 +130,11 @@ def _finish(training: Training, run: RunDir, stage: str, saved: Path) -> None:
     saved.unlink(missing_ok=True)
 
 
-def _save(training: Training, path: Path) -> None:
-    write_atomic(path, to_bytes(training.state()))
+def _save(trainings: Sequence[Training], run: RunDir) -> None:
+    """Write the checkpoints of those that have not finished."""
+    for training in trainings:
+        if not run.stage_done(_stage(training.seed)):
+            write_atomic(_saved(run, training.seed), to_bytes(training.state()))
 
 
 def _save_network(training: Training, folder: Path) -> None:

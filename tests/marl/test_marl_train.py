@@ -1,6 +1,9 @@
 """Recipes of kind marl, from a file to a finished run; stopping and going on; and what a user may get wrong."""
 
 import asyncio
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -220,6 +223,47 @@ async def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path):
         steps = [row["step"] for row in run.read_metrics("train/seed_0")]
         assert len(steps) == len(set(steps))
     assert [name for name in ends["straight"] if not torch.equal(ends["straight"][name], ends["stopped"][name])] == []
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
+    """Killed without a word long after it, it ends as if nothing had been; what it measured twice counts once."""
+    recipe = small(steps=1200, test={"times": 6, "episodes": 8}, learn={**SMALL["learn"], "update_every": 60})
+    straight, killed = (RunDir.create(tmp_path / name, recipe) for name in ("straight", "killed"))
+    asyncio.run(train_marl(recipe, straight))
+    assert subprocess.run([sys.executable, "-c", _KILLED, str(killed.path)]).returncode == -signal.SIGKILL
+    saved = load_file(killed.path / "checkpoints" / "train" / "seed_0.safetensors")
+    before = [row["step"] for row in killed.read_metrics("train/seed_0")]
+    assert 0 < saved["env_steps"] < before[0] < before[-1] < 1200
+    asyncio.run(train_marl(recipe, killed))
+    ends = [load_file(run.path / "models" / "seed_0" / "agents.safetensors") for run in (straight, killed)]
+    assert [name for name in ends[0] if not torch.equal(ends[0][name], ends[1][name])] == []
+    tests = [
+        [(row["step"], row["success"], row["mean_return"]) for row in run.read_metrics("train/seed_0")]
+        for run in (straight, killed)
+    ]
+    assert tests[0] == tests[1]
+
+
+_KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from palmette.marl import train
+from palmette.run import RunDir
+from palmette.train.recipe import read_recipe
+
+def save_once(trainings, run):
+    global times
+    times += 1
+    if times == 1:
+        save(trainings, run)
+    elif times == 15:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+times, save = 0, train._save
+train._SAVE_EVERY_S, train._save = 0, save_once
+run = RunDir.open(Path(sys.argv[1]))
+asyncio.run(train.train_marl(read_recipe(run.config_path, []), run))
+"""
 
 
 def test_the_clock_s_bar_stands_beside_the_result(tmp_path):
